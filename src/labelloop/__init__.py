@@ -1,0 +1,3 @@
+"""labelloop: the learning loop for Label Studio."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Floor 0: nouns and pure functions; imports nothing of ours."""

@@ -1,0 +1,47 @@
+"""The model card: what labelloop knows about one model file, kept as YAML beside it and in the registry."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Resize = Literal["letterbox-center", "letterbox-topleft", "stretch"]
+
+
+class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a picture becomes the network's input. Every field left None is read from the file or taken from the family."""
+
+    size_wh: tuple[int, int] | None = None
+    """Width and height of the network input in pixels."""
+    color: Literal["rgb", "bgr"] | None = None
+    resize: Resize | None = None
+    pad: float | None = None
+    """Grey value (0..255, before scaling) around a letterboxed picture."""
+    scale: float | None = None
+    """Factor applied to 0..255 values before mean and std, for instance 1/255."""
+    mean: tuple[float, float, float] | None = None
+    """Subtracted per channel, in the channel order of `color`, after `scale`."""
+    std: tuple[float, float, float] | None = None
+    """Divided by, per channel, after the mean."""
+
+
+class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One model. `family` None lets the engine recognise the file by its inputs, outputs and metadata.
+
+    `labels` are the class names in the order of the class index; `score_threshold` and `iou_threshold` in
+    [0, 1]. `engine` is the name of an engine plug-in.
+    """
+
+    name: str
+    engine: str = "detect"
+    task: str = "detect"
+    family: str | None = None
+    labels: tuple[str, ...] = ()
+    input: InputSpec = InputSpec()
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    max_detections: int | None = None
+    description: str = ""
+    licence: str = ""
+    sha256: str = ""

@@ -1,0 +1,103 @@
+"""The nouns that move through labelloop: what one model version, or one person, says about one task.
+
+All coordinates are float pixels of the **upright** picture (EXIF orientation applied), x to the right and
+y down. Percent, `from_name` and run-length lists belong to Label Studio and live in `labelstudio/wire`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+class Size(NamedTuple):
+    """Width and height of an upright picture in pixels."""
+
+    width: int
+    height: int
+
+
+class MediaKey(NamedTuple):
+    """Which picture of a task: the key in `Task.data` and, for a list of pages, the index in that list."""
+
+    field: str
+    index: int = 0
+
+
+class Box(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """A rectangle: `xyxy` is left, top, right, bottom before it is turned by `angle_deg` clockwise (as seen
+    on the screen) about its own centre. `angle_deg` is 0 for an axis-aligned box."""
+
+    xyxy: tuple[float, float, float, float]
+    angle_deg: float = 0.0
+
+
+class Polygon(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """A closed outline, `points` in drawing order without repeating the first."""
+
+    points: tuple[tuple[float, float], ...]
+
+
+class Point(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """A key point."""
+
+    x: float
+    y: float
+
+
+class Whole(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """The item as a whole: a class of a picture, a text about it."""
+
+
+class Raw(msgspec.Struct, frozen=True, tag=True):
+    """A Label Studio region that we do not understand; it travels through untouched as `result`."""
+
+    result: dict[str, Any]
+
+
+Shape = Box | Polygon | Point | Whole | Raw
+
+NO_MEDIA = MediaKey("", 0)
+
+
+class Region(msgspec.Struct, frozen=True):
+    """One thing found in, or said about, one item.
+
+    `label` is the model's class name when a model made it, and the project's label after
+    `labelstudio/labelmap`. `score` is the confidence in [0, 1], None when a person drew it. `media` says
+    which picture of the task is meant; engines see one picture and leave it empty.
+    """
+
+    shape: Shape
+    label: str | None = None
+    score: float | None = None
+    text: str | None = None
+    id: str | None = None
+    media: MediaKey = NO_MEDIA
+
+
+class ItemError(msgspec.Struct, frozen=True):
+    """Why one item has no answer. `retry` is true when asking again later may help because the item was
+    never tried (a full queue, a passed deadline, no model yet)."""
+
+    code: str
+    message: str
+    retry: bool = False
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """Everything that one model version says about one task.
+
+    `sizes` gives the upright size of each picture a region refers to. `model` is "name@version". `score` in
+    [0, 1] says how little a person needs to look at this task; ascending order is most uncertain first. With
+    an `error` the item failed and its neighbours did not; regions found on other pictures of the same
+    task are kept.
+    """
+
+    regions: tuple[Region, ...] = ()
+    sizes: Mapping[MediaKey, Size] = {}
+    model: str = ""
+    score: float = 0.0
+    error: ItemError | None = None

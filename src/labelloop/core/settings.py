@@ -1,0 +1,240 @@
+"""Every setting in one table, and the only reader of the environment.
+
+A setting `x` is read from `LABELLOOP_X`; the other names in a row are the ones that people already have
+in their compose files for the official SDK and for other backends. Command line options win over both.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from labelloop.core.errors import SettingsError
+
+PREFIX = "LABELLOOP_"
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_bytes(value: Any) -> Any:
+    """'200MB', '1.5 G' or a plain number of bytes. Units are decimal. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(?:i?B)?\s*", value, re.IGNORECASE)
+    if not match:
+        raise ValueError(f"{value!r} is not a size; write for instance 200MB or 2GB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def parse_device(value: Any) -> Any:
+    """OpenMMLab writes `gpu:0` where ONNX Runtime and torch write `cuda:0`."""
+    text = str(value).strip().lower()
+    if not re.fullmatch(r"auto|cpu|(cuda|gpu)(:\d+)?", text):
+        raise ValueError(f"{value!r} is not a device; write cpu, cuda, cuda:0, gpu:0 or auto")
+    return text.replace("gpu", "cuda")
+
+
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Device = Annotated[str, BeforeValidator(parse_device)]
+Names = Annotated[tuple[str, ...] | str, BeforeValidator(_split)]
+
+
+def _names(name: str, *others: str) -> AliasChoices:
+    return AliasChoices(PREFIX + name.upper(), *others, name)
+
+
+class Settings(BaseSettings):
+    """The table: name, default, one line of help. Values do not change after start."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_ignore_empty=True, case_sensitive=True)
+
+    # where things are kept
+    home: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_data_dir("labelloop", appauthor=False)),
+        validation_alias=_names("home"),
+        description="Folder of the store, the model files, the cache and the runtimes.",
+    )
+    database_url: str = Field(
+        "", validation_alias=_names("database_url"), description="SQLAlchemy URL of the store; empty: SQLite in home."
+    )
+    artifacts_url: str = Field(
+        "", validation_alias=_names("artifacts_url"), description="fsspec URL of the model files; empty: a folder in home."
+    )
+
+    # the server
+    host: str = Field("127.0.0.1", validation_alias=_names("host"), description="Address to listen on.")
+    port: int = Field(
+        9090, ge=0, le=65535, validation_alias=_names("port"), description="Port to listen on; 0 takes any free one."
+    )
+    backend_addr: str = Field(
+        "",
+        validation_alias=_names("backend_addr", "ML_BACKEND_ADDR"),
+        description="Older name for host (also host:port).",
+    )
+    backend_port: int | None = Field(
+        None, validation_alias=_names("backend_port", "ML_BACKEND_PORT"), description="Older name for port."
+    )
+    basic_auth_user: str = Field(
+        "",
+        validation_alias=_names("basic_auth_user", "BASIC_AUTH_USER", "ML_SERVER_BASIC_AUTH_USER"),
+        description="User name that Label Studio must send; empty: no authentication.",
+    )
+    basic_auth_pass: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=_names("basic_auth_pass", "BASIC_AUTH_PASS", "ML_SERVER_BASIC_AUTH_PASS"),
+        description="Password that Label Studio must send.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", validation_alias=_names("log_level", "LOG_LEVEL"), description="debug, info, warning or error."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", validation_alias=_names("log_format"), description="json, text, or auto: text on a terminal."
+    )
+
+    # Label Studio
+    label_studio_url: str = Field(
+        "",
+        validation_alias=_names("label_studio_url", "LABEL_STUDIO_URL", "LABEL_STUDIO_HOSTNAME", "LABEL_STUDIO_HOST"),
+        description="Address of Label Studio, with its sub-path if it has one.",
+    )
+    label_studio_token: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=_names("label_studio_token", "LABEL_STUDIO_API_KEY", "LABEL_STUDIO_TOKEN"),
+        description="Personal access token or legacy token.",
+    )
+
+    # models
+    models_dir: Path | None = Field(
+        None, validation_alias=_names("models_dir", "ML_MODELS_DIR"), description="Folder of ONNX files to serve; 7.onnx serves project 7."
+    )
+    labels: Names = Field(
+        (), validation_alias=_names("labels", "ML_LABELS"), description="Class names, comma separated, for files that carry none."
+    )
+    device: Device = Field(
+        "auto", validation_alias=_names("device", "ML_PROVIDER"), description="cpu, cuda, cuda:0, gpu:0 or auto."
+    )
+    threads: int = Field(
+        0, ge=0, validation_alias=_names("threads"), description="Inferences at a time on the CPU, one core each; 0: one per core."
+    )
+    max_batch: int = Field(
+        0, ge=0, validation_alias=_names("max_batch"), description="Most pictures in one inference; 0: the engine's choice."
+    )
+    score_threshold: float | None = Field(
+        None, ge=0, le=1, validation_alias=_names("score_threshold", "SCORE_THRESHOLD"),
+        description="Regions below are dropped, unless the label config says otherwise.",
+    )
+    labels_file: Path | None = Field(
+        None, validation_alias=_names("labels_file"), description="JSON file {model class: project label}."
+    )
+
+    # requests
+    queue_limit: int = Field(
+        256, ge=1, validation_alias=_names("queue_limit"), description="Tasks in work or waiting above which /predict answers 503."
+    )
+    predict_deadline_s: float = Field(
+        90.0, gt=0, validation_alias=_names("predict_deadline_s"),
+        description="Answer with what is done after this time; Label Studio hangs up after 100 s.",
+    )
+    failed_items: Literal["empty", "skip"] = Field(
+        "empty", validation_alias=_names("failed_items"),
+        description="A picture that cannot be had: 'empty' stores an empty prediction, 'skip' lets Label Studio ask again.",
+    )
+
+    # media
+    image_dir: Path | None = Field(
+        None, validation_alias=_names("image_dir", "IMAGE_DIR", "LABEL_STUDIO_BASE_DATA_DIR"),
+        description="Folder shared with Label Studio: uploads are read there instead of over HTTP.",
+    )
+    local_files_root: Path | None = Field(
+        None,
+        validation_alias=_names("local_files_root", "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT", "LOCAL_FILES_DOCUMENT_ROOT"),
+        description="Document root of local-files storages, if this machine sees the same disk.",
+    )
+    media_allow_hosts: Names = Field(
+        (), validation_alias=_names("media_allow_hosts"),
+        description="Hosts, addresses or networks (10.0.0.0/8) that task URLs may name although they are private; * allows all.",
+    )
+    media_cache_size: Bytes = Field(
+        2 * 10**9, validation_alias=_names("media_cache_size"), description="Disk space for downloaded media, for instance 2GB; 0: none."
+    )
+    media_cache_ttl_s: float = Field(
+        3600.0, ge=0, validation_alias=_names("media_cache_ttl_s"), description="How long a downloaded URL counts as fresh (uploads: always)."
+    )
+    media_max_size: Bytes = Field(
+        200 * 10**6, gt=0, validation_alias=_names("media_max_size"), description="Largest file to download."
+    )
+    media_max_pixels: int = Field(
+        200 * 10**6, gt=0, validation_alias=_names("media_max_pixels"), description="Largest picture to decode, width times height."
+    )
+    media_timeout_s: float = Field(
+        30.0, gt=0, validation_alias=_names("media_timeout_s"), description="Time for one download as a whole."
+    )
+    media_workers: int = Field(
+        4, ge=1, validation_alias=_names("media_workers"), description="Downloads and decodings at a time."
+    )
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        value = value.strip().rstrip("/")
+        if value and not re.match(r"https?://[^/]+", value):
+            raise ValueError(f"{value!r} is not an address; write for instance http://label-studio.example.org:8080")
+        return value
+
+    @property
+    def listen(self) -> tuple[str, int]:
+        """Host and port to listen on, after the older names are taken into account."""
+        host, _, port = self.backend_addr.rpartition(":") if self.backend_addr.count(":") == 1 else (self.backend_addr, "", "")
+        return host or self.host, self.backend_port or (int(port) if port else self.port)
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """Read the environment once; `overrides` (None means not given) win.
+
+    Raises SettingsError for an unknown `LABELLOOP_…` name (with the near one) or a value that cannot be used.
+    """
+    known = {alias for field in Settings.model_fields.values() for alias in _aliases(field.validation_alias)}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "SHARED"):
+            near = difflib.get_close_matches(name, [alias for alias in known if alias.startswith(PREFIX)], n=1)
+            raise SettingsError(
+                f"There is no setting {name}.", hint=f"Did you mean {near[0]}?" if near else "See docs/settings.md for the table."
+            )
+    given = {name: value for name, value in overrides.items() if value is not None}
+    unknown = given.keys() - Settings.model_fields.keys()
+    if unknown:
+        raise SettingsError(f"There is no setting {', '.join(sorted(unknown))}.")
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = first["loc"][0] if first["loc"] else "?"
+        raise SettingsError(
+            f"The setting {name} cannot be used: {first['msg'].removeprefix('Value error, ')}.", hint="See docs/settings.md."
+        ) from error
+
+
+def _aliases(alias: Any) -> list[str]:
+    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else []
+
+
+def table() -> list[tuple[str, str, str, str]]:
+    """Rows (name, environment names, default, help) for docs/settings.md."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "(the user's data folder)" if name == "home" else field.get_default(call_default_factory=False)
+        shown = "" if default in (None, (), "") or isinstance(default, SecretStr) else str(default)
+        environment = [alias for alias in _aliases(field.validation_alias) if alias != name]
+        rows.append((name, ", ".join(environment), shown, field.description or ""))
+    return rows

@@ -1,0 +1,1 @@
+"""Floor 8: the main job on pictures that need no download."""

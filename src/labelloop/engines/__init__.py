@@ -1,0 +1,1 @@
+"""Floor 2: arrays in, Regions out; one file per family of models."""

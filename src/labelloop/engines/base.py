@@ -1,0 +1,56 @@
+"""The seam between serving and the families of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from labelloop.core.cards import ModelCard
+from labelloop.core.pictures import Picture
+from labelloop.core.regions import Region, Size
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """How to run: `device` is "cpu", "cuda", "cuda:N" or "auto"; `threads` is how many inferences run at a time
+    on the CPU, one core each."""
+
+    device: str = "auto"
+    threads: int = 1
+
+
+class Engine(Protocol):
+    """One loaded model. Built by `Engine(path, card, options)`, which may take long and raises ModelError.
+
+    `prepare` runs in several threads at a time, `predict` in up to `parallel` threads at a time.
+    """
+
+    classes: tuple[str, ...]
+    """Names that `Region.label` can take, in the order of the class index."""
+    max_batch: int
+    """Most items in one `predict` call."""
+    parallel: int
+    """How many `predict` calls may run at a time."""
+    input_size: Size | None
+    """Pictures are brought to this size by `prepare`, so they may be decoded at a reduced scale; None: full size."""
+
+    def prepare(self, picture: Picture) -> Any:
+        """Bring one picture into the form `predict` wants (resize, pad), so that the big array can be freed early."""
+
+    def predict(self, batch: Sequence[Any]) -> list[tuple[Region, ...]]:
+        """Regions of each prepared item, in order, in pixels of the upright original, best score first.
+
+        Everything above a low threshold is returned; the label map applies the project's own threshold.
+        """
+
+
+class EngineFactory(Protocol):
+    def __call__(self, path: Path, card: ModelCard, options: EngineOptions) -> Engine: ...
+
+    def describe(self, path: Path, card: ModelCard) -> ModelCard:
+        """Complete `card` from the file (family, labels, input) without loading the weights onto a device.
+
+        Raises ModelUnrecognised with the file's inputs and outputs and the card fields that would settle it.
+        """

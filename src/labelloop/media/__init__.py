@@ -1,0 +1,1 @@
+"""Floor 1: a reference becomes bytes, then an upright picture."""

@@ -1,0 +1,1 @@
+"""Floor 1: interpreters of their own for software whose pins would poison ours."""

@@ -1,0 +1,1 @@
+"""Floor 3: who answers, when, and with which version."""

@@ -1,0 +1,1 @@
+"""Floor 1: rows and files, the memory of the product."""
