@@ -10,7 +10,7 @@ Resize = Literal["letterbox-center", "letterbox-topleft", "stretch"]
 
 
 class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a picture becomes the network's input. Every field left None is read from the file or taken from the family."""
+    """How a picture becomes the network's input. A field left None is read from the file or taken from the family."""
 
     size_wh: tuple[int, int] | None = None
     """Width and height of the network input in pixels."""

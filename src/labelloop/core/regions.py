@@ -20,10 +20,10 @@ class Size(NamedTuple):
 
 
 class MediaKey(NamedTuple):
-    """Which picture of a task: the key in `Task.data` and, for a list of pages, the index in that list."""
+    """Which picture of a task: the key in `Task.data` and, for a list of pages, the position in it."""
 
     field: str
-    index: int = 0
+    page: int = 0
 
 
 class Box(msgspec.Struct, frozen=True, gc=False, tag=True):

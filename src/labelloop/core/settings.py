@@ -69,7 +69,9 @@ class Settings(BaseSettings):
         "", validation_alias=_names("database_url"), description="SQLAlchemy URL of the store; empty: SQLite in home."
     )
     artifacts_url: str = Field(
-        "", validation_alias=_names("artifacts_url"), description="fsspec URL of the model files; empty: a folder in home."
+        "",
+        validation_alias=_names("artifacts_url"),
+        description="fsspec URL of the model files; empty: a folder in home.",
     )
 
     # the server
@@ -116,22 +118,35 @@ class Settings(BaseSettings):
 
     # models
     models_dir: Path | None = Field(
-        None, validation_alias=_names("models_dir", "ML_MODELS_DIR"), description="Folder of ONNX files to serve; 7.onnx serves project 7."
+        None,
+        validation_alias=_names("models_dir", "ML_MODELS_DIR"),
+        description="Folder of ONNX files to serve; 7.onnx serves project 7.",
     )
     labels: Names = Field(
-        (), validation_alias=_names("labels", "ML_LABELS"), description="Class names, comma separated, for files that carry none."
+        (),
+        validation_alias=_names("labels", "ML_LABELS"),
+        description="Class names, comma separated, for files that carry none.",
     )
     device: Device = Field(
         "auto", validation_alias=_names("device", "ML_PROVIDER"), description="cpu, cuda, cuda:0, gpu:0 or auto."
     )
     threads: int = Field(
-        0, ge=0, validation_alias=_names("threads"), description="Inferences at a time on the CPU, one core each; 0: one per core."
+        0,
+        ge=0,
+        validation_alias=_names("threads"),
+        description="Inferences at a time on the CPU, one core each; 0: one per core.",
     )
     max_batch: int = Field(
-        0, ge=0, validation_alias=_names("max_batch"), description="Most pictures in one inference; 0: the engine's choice."
+        0,
+        ge=0,
+        validation_alias=_names("max_batch"),
+        description="Most pictures in one inference; 0: the engine's choice.",
     )
     score_threshold: float | None = Field(
-        None, ge=0, le=1, validation_alias=_names("score_threshold", "SCORE_THRESHOLD"),
+        None,
+        ge=0,
+        le=1,
+        validation_alias=_names("score_threshold", "SCORE_THRESHOLD"),
         description="Regions below are dropped, unless the label config says otherwise.",
     )
     labels_file: Path | None = Field(
@@ -140,42 +155,60 @@ class Settings(BaseSettings):
 
     # requests
     queue_limit: int = Field(
-        256, ge=1, validation_alias=_names("queue_limit"), description="Tasks in work or waiting above which /predict answers 503."
+        256,
+        ge=1,
+        validation_alias=_names("queue_limit"),
+        description="Tasks in work or waiting above which /predict answers 503.",
     )
     predict_deadline_s: float = Field(
-        90.0, gt=0, validation_alias=_names("predict_deadline_s"),
+        90.0,
+        gt=0,
+        validation_alias=_names("predict_deadline_s"),
         description="Answer with what is done after this time; Label Studio hangs up after 100 s.",
     )
     failed_items: Literal["empty", "skip"] = Field(
-        "empty", validation_alias=_names("failed_items"),
-        description="A picture that cannot be had: 'empty' stores an empty prediction, 'skip' lets Label Studio ask again.",
+        "empty",
+        validation_alias=_names("failed_items"),
+        description="A picture that cannot be had: 'empty' stores an empty prediction, 'skip' lets it be asked again.",
     )
 
     # media
     image_dir: Path | None = Field(
-        None, validation_alias=_names("image_dir", "IMAGE_DIR", "LABEL_STUDIO_BASE_DATA_DIR"),
+        None,
+        validation_alias=_names("image_dir", "IMAGE_DIR", "LABEL_STUDIO_BASE_DATA_DIR"),
         description="Folder shared with Label Studio: uploads are read there instead of over HTTP.",
     )
     local_files_root: Path | None = Field(
         None,
-        validation_alias=_names("local_files_root", "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT", "LOCAL_FILES_DOCUMENT_ROOT"),
+        validation_alias=_names(
+            "local_files_root", "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT", "LOCAL_FILES_DOCUMENT_ROOT"
+        ),
         description="Document root of local-files storages, if this machine sees the same disk.",
     )
     media_allow_hosts: Names = Field(
-        (), validation_alias=_names("media_allow_hosts"),
-        description="Hosts, addresses or networks (10.0.0.0/8) that task URLs may name although they are private; * allows all.",
+        (),
+        validation_alias=_names("media_allow_hosts"),
+        description="Private hosts, addresses or networks (10.0.0.0/8) that task URLs may name; * allows all.",
     )
     media_cache_size: Bytes = Field(
-        2 * 10**9, validation_alias=_names("media_cache_size"), description="Disk space for downloaded media, for instance 2GB; 0: none."
+        2 * 10**9,
+        validation_alias=_names("media_cache_size"),
+        description="Disk space for downloaded media, for instance 2GB; 0: none.",
     )
     media_cache_ttl_s: float = Field(
-        3600.0, ge=0, validation_alias=_names("media_cache_ttl_s"), description="How long a downloaded URL counts as fresh (uploads: always)."
+        3600.0,
+        ge=0,
+        validation_alias=_names("media_cache_ttl_s"),
+        description="How long a downloaded URL counts as fresh (uploads: always).",
     )
     media_max_size: Bytes = Field(
         200 * 10**6, gt=0, validation_alias=_names("media_max_size"), description="Largest file to download."
     )
     media_max_pixels: int = Field(
-        200 * 10**6, gt=0, validation_alias=_names("media_max_pixels"), description="Largest picture to decode, width times height."
+        200 * 10**6,
+        gt=0,
+        validation_alias=_names("media_max_pixels"),
+        description="Largest picture to decode, width times height.",
     )
     media_timeout_s: float = Field(
         30.0, gt=0, validation_alias=_names("media_timeout_s"), description="Time for one download as a whole."
@@ -195,7 +228,9 @@ class Settings(BaseSettings):
     @property
     def listen(self) -> tuple[str, int]:
         """Host and port to listen on, after the older names are taken into account."""
-        host, _, port = self.backend_addr.rpartition(":") if self.backend_addr.count(":") == 1 else (self.backend_addr, "", "")
+        host, _, port = (
+            self.backend_addr.rpartition(":") if self.backend_addr.count(":") == 1 else (self.backend_addr, "", "")
+        )
         return host or self.host, self.backend_port or (int(port) if port else self.port)
 
 
@@ -209,7 +244,8 @@ def read_settings(**overrides: Any) -> Settings:
         if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "SHARED"):
             near = difflib.get_close_matches(name, [alias for alias in known if alias.startswith(PREFIX)], n=1)
             raise SettingsError(
-                f"There is no setting {name}.", hint=f"Did you mean {near[0]}?" if near else "See docs/settings.md for the table."
+                f"There is no setting {name}.",
+                hint=f"Did you mean {near[0]}?" if near else "See docs/settings.md for the table.",
             )
     given = {name: value for name, value in overrides.items() if value is not None}
     unknown = given.keys() - Settings.model_fields.keys()
@@ -219,9 +255,10 @@ def read_settings(**overrides: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        name = first["loc"][0] if first["loc"] else "?"
+        name = str(first["loc"][0]) if first["loc"] else "?"
         raise SettingsError(
-            f"The setting {name} cannot be used: {first['msg'].removeprefix('Value error, ')}.", hint="See docs/settings.md."
+            f"The setting {name} cannot be used: {first['msg'].removeprefix('Value error, ')}.",
+            hint="See docs/settings.md.",
         ) from error
 
 
