@@ -1,0 +1,260 @@
+"""Isolated interpreters: programs whose pins would poison ours live in a virtual environment of their own.
+
+A runtime lies in `HOME/runtimes/NAME`. `runtime.json` in it is written last and says what was installed, so a folder
+without it is half made, or made by somebody else's hand: it is verified once, and made anew if it does not pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from labelloop.core.errors import RuntimeSetupError
+from labelloop.runtimes.processes import tail
+
+Progress = Callable[[str], None]
+State = Literal["missing", "incomplete", "outdated", "ready"]
+
+MARKER = "runtime.json"
+
+
+class Spec(NamedTuple):
+    """One row of the table. `requirements` are exact pins; `imports` must succeed for the runtime to count as made."""
+
+    requirements: tuple[str, ...]
+    imports: tuple[str, ...]
+    disk_bytes: int
+    purpose: str
+
+
+class Runtime(NamedTuple):
+    """What is on the disk for one row of the table."""
+
+    name: str
+    path: Path
+    state: State
+    spec: Spec
+
+    @property
+    def python(self) -> Path:
+        return self.path / "bin" / "python"
+
+
+RUNTIMES = {
+    "label-studio": Spec(
+        requirements=("label-studio==1.23.2",),
+        imports=("label_studio", "django"),
+        disk_bytes=1_200_000_000,  # 994 MB installed, and the wheel that is being unpacked
+        purpose="Label Studio, for the demo and the end-to-end tests",
+    ),
+}
+"""Every runtime labelloop knows how to make."""
+
+_VERIFY = """\
+import importlib, importlib.metadata, sys
+pins, imports = sys.argv[1].split(","), sys.argv[2].split(",")
+for pin in pins:
+    name, _, wanted = pin.partition("==")
+    package = importlib.metadata.distribution(name)
+    if package.version != wanted:
+        sys.exit(f"{name} is {package.version}, wanted {wanted}")
+    missing = [file for file in package.files or () if not file.locate().exists()]
+    if missing:
+        sys.exit(f"{name} lacks {len(missing)} files, for instance {missing[0]}")
+for name in imports:
+    importlib.import_module(name)
+"""
+"""pip installs dependencies first, so complete pinned packages mean that everything below them is complete too."""
+
+
+def spec_of(name: str) -> Spec:
+    """Raises RuntimeSetupError with the known names when there is no such runtime."""
+    if name not in RUNTIMES:
+        raise RuntimeSetupError(f"There is no runtime called {name!r}.", hint=f"Known: {', '.join(sorted(RUNTIMES))}.")
+    return RUNTIMES[name]
+
+
+def look(home: Path, name: str) -> Runtime:
+    """State of one runtime by its marker alone: no process is started, a folder without one is "incomplete"."""
+    spec = spec_of(name)
+    path = home / "runtimes" / name
+    return Runtime(name, path, _state(path, spec), spec)
+
+
+def list_runtimes(home: Path) -> list[Runtime]:
+    """One row for each known runtime, by name."""
+    return [look(home, name) for name in sorted(RUNTIMES)]
+
+
+def check(home: Path, name: str) -> Runtime:
+    """State of one runtime after asking its interpreter; writes the marker when a folder without one passes.
+
+    So an environment made by hand with `python -m venv` and pip is as good as one of ours.
+    """
+    runtime = look(home, name)
+    if runtime.state == "missing":
+        return runtime
+    if _complaint(runtime):
+        return runtime._replace(state="outdated" if runtime.state == "outdated" else "incomplete")
+    if runtime.state != "ready":
+        _write_marker(runtime)
+    return runtime._replace(state="ready")
+
+
+def create(home: Path, name: str, *, progress: Progress, fresh: bool = False) -> Runtime:
+    """Make a runtime, or return the one that is there; `fresh` makes it anew in any case.
+
+    Two processes may call this at a time: the second waits and finds it made. Raises RuntimeSetupError with the last
+    lines of pip's log and its path.
+    """
+    with locked(home / "runtimes" / f"{name}.lock"):
+        runtime = look(home, name)
+        if runtime.state != "ready" and not fresh:
+            runtime = check(home, name)
+        if runtime.state == "ready" and not fresh:
+            return runtime
+        if runtime.state != "missing":
+            progress(f"{name}: removing what is there ({runtime.state})")
+            shutil.rmtree(runtime.path)
+        _make(runtime, progress)
+        return runtime._replace(state="ready")
+
+
+def remove(home: Path, name: str) -> bool:
+    """Delete a runtime; false when there was none."""
+    runtime = look(home, name)
+    with locked(home / "runtimes" / f"{name}.lock"):
+        if not runtime.path.exists():
+            return False
+        # The marker goes first: a deletion that is cut short leaves "incomplete", never "ready".
+        (runtime.path / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(runtime.path)
+    return True
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock between processes; the kernel releases it when the holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _state(path: Path, spec: Spec) -> State:
+    if not path.exists():
+        return "missing"
+    try:
+        marker = json.loads((path / MARKER).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return "incomplete"
+    return "ready" if marker.get("requirements") == list(spec.requirements) else "outdated"
+
+
+def _write_marker(runtime: Runtime) -> None:
+    marker = runtime.path / MARKER
+    partial = marker.with_suffix(".partial")
+    partial.write_text(json.dumps({"name": runtime.name, "requirements": list(runtime.spec.requirements)}) + "\n")
+    partial.replace(marker)
+
+
+def _complaint(runtime: Runtime) -> str:
+    """What the runtime's interpreter finds wrong with it; empty when it is all there."""
+    arguments = [",".join(runtime.spec.requirements), ",".join(runtime.spec.imports)]
+    try:
+        done = subprocess.run(
+            [runtime.python, "-c", _VERIFY, *arguments],
+            env=_pip_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as error:  # no interpreter, or one that cannot be run
+        return str(error)
+    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return lines[-1] if done.returncode else ""
+
+
+def _make(runtime: Runtime, progress: Progress) -> None:
+    log = runtime.path.parent / f"{runtime.name}.log"
+    log.unlink(missing_ok=True)
+    _require_space(runtime)
+    python = getattr(sys, "_base_executable", sys.executable)  # a venv made by a venv would depend on it
+    progress(f"{runtime.name}: making a virtual environment in {runtime.path}")
+    _run([python, "-m", "venv", str(runtime.path)], log=log, runtime=runtime, progress=progress)
+    progress(f"{runtime.name}: installing {', '.join(runtime.spec.requirements)} (some minutes; log: {log})")
+    pip = [str(runtime.python), "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
+    _run([*pip, *runtime.spec.requirements], log=log, runtime=runtime, progress=progress)
+    if complaint := _complaint(runtime):
+        raise RuntimeSetupError(
+            f"The runtime {runtime.name} was installed and does not work: {complaint}.", hint=f"pip's log: {log}."
+        )
+    _write_marker(runtime)
+    progress(f"{runtime.name}: ready")
+
+
+def _require_space(runtime: Runtime) -> None:
+    folder = runtime.path.parent
+    free, needed = shutil.disk_usage(folder).free, runtime.spec.disk_bytes
+    if free < needed:
+        raise RuntimeSetupError(
+            f"The runtime {runtime.name} needs {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free in {folder}.",
+            hint="Make room, or put labelloop's data elsewhere with LABELLOOP_HOME.",
+        )
+
+
+def _run(argv: list[str], *, log: Path, runtime: Runtime, progress: Progress) -> None:
+    """Run one step with its output in `log`, telling now and then what it is at."""
+    with (
+        log.open("a") as file,
+        subprocess.Popen(
+            argv, env=_pip_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process,
+    ):
+        try:
+            for line in process.stdout or ():
+                file.write(line)
+                if shown := _worth_telling(line):
+                    progress(f"{runtime.name}: {shown}")
+        except BaseException:  # Ctrl-C, or a full disk under the log: do not leave pip behind
+            process.terminate()
+            raise
+    if process.returncode:
+        raise RuntimeSetupError(
+            f"The runtime {runtime.name} could not be made; the last lines of {log}:\n{tail(log)}\n",
+            hint=_advice(log.read_text(errors="replace"), runtime),
+        )
+
+
+def _worth_telling(line: str) -> str:
+    """pip prints hundreds of lines; the big downloads and the last step are what people wait for."""
+    if line.startswith("Installing collected packages"):
+        return f"unpacking {line.count(',') + 1} packages"
+    found = re.match(r"\s*Downloading (\S+?)-[^-\s/]+-\S+ \(([\d.]+ [MG]B)\)", line)
+    return f"downloading {found[1].rpartition('/')[2]} ({found[2]})" if found else ""
+
+
+def _advice(text: str, runtime: Runtime) -> str:
+    if "No space left on device" in text:
+        return f"The disk is full: make {runtime.spec.disk_bytes / 1e9:.1f} GB of room and run the command again."
+    if "ensurepip is not available" in text:
+        return "Python's venv module is not installed: on Debian and Ubuntu, apt install python3-venv."
+    if re.search(r"NewConnectionError|Temporary failure in name resolution|Could not find a version|ReadTimeout", text):
+        return "pip could not reach a package index: check the network, a proxy, or PIP_INDEX_URL, and run it again."
+    return "Run the command again when that is mended; what is half made is made anew."
+
+
+def _pip_environment() -> dict[str, str]:
+    """Ours without what points Python at somebody else's packages."""
+    return {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    }
