@@ -155,10 +155,13 @@ class Settings(BaseSettings):
 
     # requests
     queue_limit: int = Field(
-        256,
+        64,
         ge=1,
         validation_alias=_names("queue_limit"),
-        description="Tasks in work or waiting above which /predict answers 503.",
+        description="Requests in work or waiting above which /predict answers 503.",
+    )
+    max_loaded: int = Field(
+        8, ge=1, validation_alias=_names("max_loaded"), description="Models kept in memory; the least used one goes."
     )
     predict_deadline_s: float = Field(
         90.0,

@@ -47,9 +47,13 @@ class Engine(Protocol):
 
 
 class EngineFactory(Protocol):
-    def __call__(self, path: Path, card: ModelCard, options: EngineOptions) -> Engine: ...
+    """What an entry point of `labelloop.engines` names. `path` is None for an engine that brings its own weights."""
 
-    def describe(self, path: Path, card: ModelCard) -> ModelCard:
+    needs_file: bool
+
+    def __call__(self, path: Path | None, card: ModelCard, options: EngineOptions) -> Engine: ...
+
+    def describe(self, path: Path | None, card: ModelCard) -> ModelCard:
         """Complete `card` from the file (family, labels, input) without loading the weights onto a device.
 
         Raises ModelUnrecognised with the file's inputs and outputs and the card fields that would settle it.

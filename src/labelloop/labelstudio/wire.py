@@ -144,7 +144,7 @@ def prompt_of(request: PredictRequest, config: LabelConfig) -> tuple[Region, ...
 
 
 def encode_prediction(prediction: Prediction, label_map: LabelMap, *, task_id: int | None) -> dict[str, Any]:
-    """One item of `results`. Every region in it passes Label Studio's own checks (PROTOCOL 5); what cannot is left out."""
+    """One item of `results`. Its regions pass Label Studio's own checks (PROTOCOL 5); others are left out."""
     item: dict[str, Any] = {
         "result": list(_encode_regions(prediction, label_map, task_id)),
         "score": _unit(prediction.score),

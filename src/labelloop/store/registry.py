@@ -1,0 +1,196 @@
+"""Models, their versions and files, which project uses which, and how to reach Label Studio."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from labelloop.core.cards import ModelCard
+from labelloop.core.errors import ModelError, ModelNotFound
+from labelloop.store import schema
+from labelloop.store.artifacts import Artifacts, hash_file
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+
+
+class ModelVersion(msgspec.Struct, frozen=True):
+    """One version of one model; never changes once it is there. `digest` stands for everything that decides
+    what it answers: the file and the card."""
+
+    name: str
+    number: int
+    digest: str
+    artifact: str
+    card: ModelCard
+    created_at: datetime
+
+    @property
+    def id(self) -> str:
+        """ "name@number"."""
+        return f"{self.name}@{self.number}"
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """Which model serves a project. `number` None follows the newest version."""
+
+    project_id: int
+    name: str
+    number: int | None
+    reason: str
+    moved_at: datetime
+
+
+class Catalogue(msgspec.Struct, frozen=True):
+    """Everything the registry knows, read at one moment."""
+
+    versions: tuple[ModelVersion, ...] = ()
+    bindings: Mapping[int, Binding] = {}
+
+    def find(self, spec: str) -> ModelVersion:
+        """The version that "NAME" (newest) or "NAME@NUMBER" means. Raises ModelNotFound with the near names."""
+        name, number = parse_spec(spec)
+        found = [v for v in self.versions if v.name == name and number in (None, v.number)]
+        if found:
+            return max(found, key=lambda version: version.number)
+        names = sorted({version.name for version in self.versions})
+        near = difflib.get_close_matches(name, names, n=1)
+        if any(version.name == name for version in self.versions):
+            hint = f"Versions of {name}: {', '.join(str(v.number) for v in self.versions if v.name == name)}."
+        elif near:
+            hint = f"Did you mean {near[0]}?"
+        else:
+            hint = f"There are: {', '.join(names)}." if names else "Add one: labelloop models add FILE.onnx --name NAME"
+        raise ModelNotFound(f"There is no model {spec}.", hint=hint)
+
+    def of_project(self, project_id: int | None, *, default: str | None = None) -> ModelVersion | None:
+        """The version that serves a project: its own, else `default`, else the only model there is, else None."""
+        binding = None if project_id is None else self.bindings.get(project_id)
+        if binding is not None:
+            return self.find(binding.name if binding.number is None else f"{binding.name}@{binding.number}")
+        if default is not None:
+            return self.find(default)
+        return self.find(self.versions[0].name) if len({version.name for version in self.versions}) == 1 else None
+
+
+class Registry:
+    """The rows behind the catalogue. Safe to use from several threads and processes."""
+
+    def __init__(self, engine: sa.Engine, artifacts: Artifacts) -> None:
+        self._engine = engine
+        self._artifacts = artifacts
+
+    def catalogue(self) -> Catalogue:
+        """Read everything; two small queries."""
+        with self._engine.connect() as connection:
+            versions = connection.execute(sa.select(schema.versions).order_by("name", "number")).mappings().all()
+            bindings = connection.execute(sa.select(schema.bindings)).mappings().all()
+        return Catalogue(
+            tuple(schema.as_struct(row, ModelVersion) for row in versions),
+            {row["project_id"]: schema.as_struct(row, Binding) for row in bindings},
+        )
+
+    def add(self, path: Path | None, card: ModelCard) -> ModelVersion:
+        """Store a file with its completed card as the next version of `card.name`.
+
+        The same file with the same card is the version that is already there. `path` None: the engine brings its own
+        weights. Raises ModelError for a name that cannot be used or a file that cannot be read.
+        """
+        if not NAME.fullmatch(card.name):
+            raise ModelError(f"{card.name!r} cannot be a model name.", hint="Use letters, digits, '-', '_' and '.'.")
+        try:
+            card = msgspec.structs.replace(card, sha256=hash_file(path) if path else "")
+        except OSError as error:
+            raise ModelError(f"The model file {path} cannot be read: {error.strerror}.") from error
+        digest = digest_of(card)
+        for _ in range(5):  # another process may take the number between the look and the insert
+            existing = [version for version in self.catalogue().versions if version.name == card.name]
+            for version in existing:
+                if version.digest == digest:
+                    return version
+            number = max((version.number for version in existing), default=0) + 1
+            artifact = f"{card.name}/{number}-{digest[:8]}/model.onnx" if path else ""
+            if path:
+                self._artifacts.put(path, artifact)
+            version = ModelVersion(card.name, number, digest, artifact, card, schema.now())
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(
+                        sa.insert(schema.versions).values(**msgspec.to_builtins(version, builtin_types=(datetime,)))
+                    )
+            except sa.exc.IntegrityError:
+                self._artifacts.remove(artifact)
+                continue
+            return version
+        raise ModelError(f"The model {card.name} could not be added: others add to it all the time.", hint="Try again.")
+
+    def remove(self, spec: str) -> tuple[ModelVersion, ...]:
+        """Remove a version, or all versions of a name, with their files. Raises ModelError while a project uses it."""
+        catalogue = self.catalogue()
+        name, number = parse_spec(spec)
+        catalogue.find(spec)
+        gone = tuple(v for v in catalogue.versions if v.name == name and number in (None, v.number))
+        stays = len(gone) < sum(v.name == name for v in catalogue.versions)
+        users = [b for b in catalogue.bindings.values() if b.name == name and (not stays or b.number == number)]
+        if users:
+            projects = ", ".join(str(binding.project_id) for binding in users)
+            raise ModelError(
+                f"{spec} serves project {projects}.", hint="Assign another: labelloop models use PROJECT NAME"
+            )
+        with self._engine.begin() as connection:
+            for version in gone:
+                connection.execute(sa.delete(schema.versions).filter_by(name=version.name, number=version.number))
+        for version in gone:
+            if version.artifact:
+                self._artifacts.remove(version.artifact)
+        return gone
+
+    def bind(self, project_id: int, spec: str, *, reason: str = "by hand") -> ModelVersion:
+        """Move the pointer of a project; every server on this store follows within two seconds."""
+        version = self.catalogue().find(spec)
+        name, number = parse_spec(spec)
+        row = {"name": name, "number": number, "reason": reason, "moved_at": schema.now()}
+        with self._engine.begin() as connection:
+            updated = connection.execute(sa.update(schema.bindings).filter_by(project_id=project_id).values(**row))
+            if not updated.rowcount:
+                connection.execute(sa.insert(schema.bindings).values(project_id=project_id, **row))
+        return version
+
+    def path(self, version: ModelVersion) -> Path | None:
+        """A local path of the version's file, checked against its hash; None when the engine brings its own weights."""
+        return self._artifacts.path(version.artifact, sha256=version.card.sha256) if version.artifact else None
+
+    def save_connection(self, url: str, token: str) -> None:
+        """Remember how to reach a Label Studio, so that `serve` can fetch its media."""
+        row = {"token": token, "saved_at": schema.now()}
+        with self._engine.begin() as connection:
+            updated = connection.execute(sa.update(schema.connections).filter_by(url=url).values(**row))
+            if not updated.rowcount:
+                connection.execute(sa.insert(schema.connections).values(url=url, **row))
+
+    def connections(self) -> list[tuple[str, str]]:
+        """(url, token) of every Label Studio that was connected, newest first."""
+        query = sa.select(schema.connections).order_by(schema.connections.c.saved_at.desc())
+        with self._engine.connect() as connection:
+            return [(row.url, row.token) for row in connection.execute(query)]
+
+
+def parse_spec(spec: str) -> tuple[str, int | None]:
+    """ "NAME", "NAME@3" or the string in Label Studio "NAME@3.1a2b3c4d" -> name and number. Raises ModelNotFound."""
+    name, _, version = spec.partition("@")
+    number = version.removeprefix("v").partition(".")[0]
+    if version and not number.isdigit():
+        raise ModelNotFound(f"{spec!r} is not NAME or NAME@VERSION.", hint="Write for instance yolox-nano@2.")
+    return name, int(number) if number else None
+
+
+def digest_of(card: ModelCard) -> str:
+    """sha256 over everything in the card that decides an answer (its sha256 field stands for the file)."""
+    silent = msgspec.structs.replace(card, description="", licence="", name="")
+    return hashlib.sha256(msgspec.json.encode(silent, order="deterministic")).hexdigest()
