@@ -1,0 +1,61 @@
+# make demo    a real Label Studio with pre-annotations, on this machine
+# make test    everything that CI runs, set-up included
+# make quick   the tests that need no Label Studio and no browser, about a minute
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first that can make a virtual environment; constraints.txt was made with 3.11.
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import ensurepip, venv' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help setup runtime chromium check quick test demo screenshot constraints clean
+
+help:
+	@sed -n '1,/^$$/s/^# //p' Makefile
+
+setup: $(INSTALLED)
+
+# The marker is written last: an installation that was cut short is done again.
+$(INSTALLED): pyproject.toml constraints.txt
+	[ -n '$(PYTHON)' ] || { echo 'No Python with venv found (Debian, Ubuntu: apt install python3-venv), or: make PYTHON=...' >&2; exit 1; }
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "labelloop needs Python 3.10 or newer: make PYTHON=...")'
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[ocr,dev]'
+	touch $@
+
+runtime: $(INSTALLED)
+	$(BIN)/labelloop runtimes create label-studio
+
+chromium:
+	@scripts/install_chromium.sh
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+quick: $(INSTALLED)
+	$(BIN)/pytest -m 'not slow and not e2e and not browser'
+
+test: setup runtime chromium check
+	$(BIN)/pytest -rs
+
+demo: $(INSTALLED)
+	$(BIN)/labelloop demo
+
+screenshot: $(INSTALLED) runtime chromium
+	$(BIN)/python scripts/screenshot.py
+
+# After a change of the dependencies: what is installed now becomes what everybody gets.
+constraints: $(INSTALLED)
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
+	touch $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist build
