@@ -1,1 +1,57 @@
-"""Floor 9: doors for people."""
+"""Floor 9: doors for people. Each command imports what it needs when it runs, so that --help is quick."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from labelloop.cli.connect import connect
+from labelloop.cli.demo import demo
+from labelloop.cli.doctor import doctor
+from labelloop.cli.models import app as models_app
+from labelloop.cli.runtimes import app as runtimes_app
+from labelloop.cli.serve import serve
+from labelloop.core.errors import LabelloopError
+
+app = typer.Typer(
+    name="labelloop",
+    help="The learning loop for Label Studio: connect any model, pre-annotate, learn from corrections.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from labelloop import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    del version  # typer calls _version
+
+
+app.command()(serve)
+app.command()(connect)
+app.command()(doctor)
+app.command()(demo)
+app.add_typer(models_app, name="models")
+app.add_typer(runtimes_app, name="runtimes")
+
+
+def main() -> None:
+    """Entry point: our own errors end with their message and hint, not with a traceback."""
+    try:
+        app()
+    except LabelloopError as error:
+        typer.secho(error.message, fg="red", err=True)
+        if error.hint:
+            typer.echo(error.hint, err=True)
+        sys.exit(1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from labelloop.core.regions import MediaKey
+from labelloop.core.regions import MediaKey, Region
 
 
 class MediaRef(msgspec.Struct, frozen=True):
@@ -26,3 +26,20 @@ class Task(msgspec.Struct, frozen=True):
     id: int | None
     data: dict[str, Any]
     project_id: int | None = None
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """What an annotator drew with a smart tool so far: `include` marks what is wanted, `exclude` what is not."""
+
+    include: tuple[Region, ...] = ()
+    exclude: tuple[Region, ...] = ()
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened in Label Studio, reduced to ids: the payload holds people's e-mail addresses and the
+    project's secret, and what it says is fetched again before it is used."""
+
+    action: str
+    project_id: int | None
+    task_ids: tuple[int, ...] = ()
+    annotation_ids: tuple[int, ...] = ()

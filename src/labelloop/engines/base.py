@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -33,6 +34,8 @@ class Engine(Protocol):
     """Most items in one `predict` call."""
     parallel: int
     """How many `predict` calls may run at a time."""
+    wants: Literal["picture", "nothing"]
+    """What `prepare` is given; "nothing": the model answers without looking."""
     input_size: Size | None
     """Pictures are brought to this size by `prepare`, so they may be decoded at a reduced scale; None: full size."""
 
@@ -58,3 +61,8 @@ class EngineFactory(Protocol):
 
         Raises ModelUnrecognised with the file's inputs and outputs and the card fields that would settle it.
         """
+
+
+def cpu_threads() -> int:
+    """Processors this process may use (a container or taskset may allow fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from labelloop.core.errors import LabelloopError
+from labelloop.core.outlines import bounding_box, corners, outline_of
 from labelloop.core.regions import (
     Box,
     MediaKey,
@@ -27,7 +28,7 @@ from labelloop.core.regions import (
     Size,
     Whole,
 )
-from labelloop.core.tasks import MediaRef, Task
+from labelloop.core.tasks import Event, MediaRef, Prompt, Task
 from labelloop.labelstudio.config import LabelConfig, ObjectTag
 from labelloop.labelstudio.labelmap import LabelMap, Target
 
@@ -78,6 +79,33 @@ def decode_setup(body: bytes) -> SetupRequest:
     """Decode a `/setup` body; unknown fields are ignored. Raises BadRequest."""
     with _readable():
         return _setup_decoder.decode(body)
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """Decode a body that must be a JSON object. Raises BadRequest."""
+    with _readable():
+        return msgspec.json.decode(body or b"{}", type=dict[str, Any])
+
+
+def decode_event(body: bytes) -> Event:
+    """Decode a webhook body (or the old `/train`). Payload names differ per action; deletions bring bare ids and
+    bulk creation brings lists under the singular names. Raises BadRequest."""
+    content = decode_object(body)
+    project = content.get("project")
+    annotations = [*_objects(content.get("annotation")), *_objects(content.get("annotations"))]
+    tasks = [*_objects(content.get("task")), *_objects(content.get("tasks"))]
+    task_ids = [task.get("id") for task in tasks] or [annotation.get("task") for annotation in annotations]
+    return Event(
+        action=str(content.get("action") or "")[:100],
+        project_id=project_id_of(project.get("id") if isinstance(project, dict) else project),
+        task_ids=tuple(value for value in task_ids if isinstance(value, int)),
+        annotation_ids=tuple(a["id"] for a in annotations if isinstance(a.get("id"), int)),
+    )
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if isinstance(item, dict)]
 
 
 @contextmanager
@@ -131,13 +159,16 @@ def media_refs(task: Task, objects: tuple[ObjectTag, ...]) -> list[MediaRef]:
     return refs
 
 
-def prompt_of(request: PredictRequest, config: LabelConfig) -> tuple[Region, ...] | None:
-    """The regions that the annotator drew with a smart tool, oldest first; None when this is no interactive request."""
+def prompt_of(request: PredictRequest, config: LabelConfig) -> Prompt | None:
+    """What the annotator drew with a smart tool; None when this is no interactive request."""
     context = (request.params or {}).get("context")
     if not isinstance(context, dict):
         return None
-    result = context.get("result")
-    return tuple(decode_regions(result, config)) if isinstance(result, list) else ()
+    result = [item for item in context.get("result") or () if isinstance(item, dict)]
+    return Prompt(
+        include=tuple(decode_regions([item for item in result if item.get("is_positive") is not False], config)),
+        exclude=tuple(decode_regions([item for item in result if item.get("is_positive") is False], config)),
+    )
 
 
 # --- regions -> result ------------------------------------------------------------------------------
@@ -213,10 +244,10 @@ def _encode_shape(shape: Shape, tag: str, size: Size | None) -> dict[str, Any] |
     if size is None or size.width <= 0 or size.height <= 0:
         return None
     if tag.startswith("Rectangle"):
-        return _encode_box(shape if isinstance(shape, Box) else bounding_box(shape), size)
+        box = shape if isinstance(shape, Box) else bounding_box(shape)
+        return None if box is None else _encode_box(box, size)
     if tag.startswith("Polygon"):
-        points = corners(shape) if isinstance(shape, Box) else getattr(shape, "points", ())
-        return _encode_polygon(points, size)
+        return _encode_polygon(outline_of(shape), size)
     if tag.startswith("KeyPoint") and isinstance(shape, Point) and _finite(shape.x, shape.y):
         return {"x": _percent(shape.x, size.width), "y": _percent(shape.y, size.height), "width": 0.5}
     return None
@@ -248,24 +279,6 @@ def _encode_polygon(points: tuple[tuple[float, float], ...], size: Size) -> dict
     if len(points) < 3 or not all(_finite(x, y) for x, y in points):
         return None
     return {"points": [[_percent(x, size.width), _percent(y, size.height)] for x, y in points], "closed": True}
-
-
-def corners(box: Box) -> tuple[tuple[float, float], ...]:
-    """The four corners of a box in drawing order, beginning at what was top-left before it was turned."""
-    left, top, right, bottom = box.xyxy
-    x, y, half_w, half_h = (left + right) / 2, (top + bottom) / 2, (right - left) / 2, (bottom - top) / 2
-    cos, sin = math.cos(math.radians(box.angle_deg)), math.sin(math.radians(box.angle_deg))
-    offsets = ((-half_w, -half_h), (half_w, -half_h), (half_w, half_h), (-half_w, half_h))
-    return tuple((x + dx * cos - dy * sin, y + dx * sin + dy * cos) for dx, dy in offsets)
-
-
-def bounding_box(shape: Shape) -> Box:
-    """The axis-aligned box around a polygon or a point."""
-    points = shape.points if isinstance(shape, Polygon) else ((shape.x, shape.y),) if isinstance(shape, Point) else ()
-    if not points:
-        return Box((0.0, 0.0, 0.0, 0.0))
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    return Box((min(xs), min(ys), max(xs), max(ys)))
 
 
 def _percent(pixels: float, whole: float) -> float:

@@ -9,18 +9,10 @@ import msgspec
 import sqlalchemy as sa
 
 from labelloop.core.regions import ItemError
+from labelloop.core.tasks import Event
 from labelloop.store import schema
 
 KEPT_FAILURES = 10_000
-
-
-class Event(msgspec.Struct, frozen=True):
-    """One webhook call, reduced to ids: the payload holds people's e-mail addresses and the project's secret."""
-
-    action: str
-    project_id: int | None
-    task_ids: tuple[int, ...] = ()
-    annotation_ids: tuple[int, ...] = ()
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -1,0 +1,103 @@
+"""`labelloop models`: add, list, show, remove, use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(help="Add models and say which project uses which.", no_args_is_help=True)
+
+
+@app.command()
+def add(
+    file: Path = typer.Argument(None, help="The ONNX file."),
+    name: str = typer.Option(None, help="Name in the registry.  [default: the file's name]"),
+    labels: str = typer.Option(None, help="Class names: a text, JSON or YAML file, or 'coco'."),
+    task: str = typer.Option(None, help="detect or ocr.  [default: the card's, else detect]"),
+    engine: str = typer.Option(None, help="Engine; needed only without a file, for instance ocr."),
+    card: Path = typer.Option(None, help="Model card (YAML).  [default: the .yaml beside the file]"),
+) -> None:
+    """Add a model file as the next version of NAME; the same file twice is one version."""
+    import msgspec
+
+    from labelloop.app import add_model, open_registry, read_card
+    from labelloop.core.errors import ModelError
+    from labelloop.core.settings import read_settings
+    from labelloop.engines.labels import read_labels
+
+    if file is None and engine is None:
+        raise ModelError("There is no file to add.", hint="Give an ONNX file, or --engine ocr.")
+    settings = read_settings()
+    beside = card or (file.with_suffix(".yaml") if file else Path())
+    if card and not card.is_file():
+        raise ModelError(f"There is no model card {card}.")
+    found = read_card(beside, name=name or (file.stem if file else engine))
+    given = {"name": name, "task": task or engine, "engine": engine, "labels": read_labels(labels) if labels else None}
+    found = msgspec.structs.replace(found, **{key: value for key, value in given.items() if value is not None})
+    version = add_model(open_registry(settings), file, found, settings)
+    typer.echo(f"{version.id}: {version.card.family or version.card.engine}, {len(version.card.labels)} classes")
+
+
+@app.command("list")
+def list_models() -> None:
+    """Models and versions, and the projects that use them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from labelloop.app import open_registry
+    from labelloop.core.settings import read_settings
+
+    catalogue = open_registry(read_settings()).catalogue()
+    if not catalogue.versions:
+        typer.echo("No models yet. Add one: labelloop models add FILE.onnx --name NAME")
+        return
+    table = Table("Model", "Engine", "Classes", "Added", "Projects")
+    users = {project: catalogue.of_project(project) for project in catalogue.bindings}
+    for version in catalogue.versions:
+        card, labels = version.card, ", ".join(version.card.labels[:4])
+        projects = [str(project) for project, used in users.items() if used and used.id == version.id]
+        table.add_row(
+            version.id,
+            f"{card.engine} {card.family or ''}",
+            f"{len(card.labels)}: {labels}{', …' if len(card.labels) > 4 else ''}",
+            f"{version.created_at:%Y-%m-%d %H:%M}",
+            ", ".join(projects),
+        )
+    Console().print(table)
+
+
+@app.command()
+def show(model: str = typer.Argument(help="NAME or NAME@VERSION")) -> None:
+    """The model card of a version, as YAML."""
+    import msgspec
+
+    from labelloop.app import open_registry
+    from labelloop.core.settings import read_settings
+
+    version = open_registry(read_settings()).catalogue().find(model)
+    typer.echo(f"# {version.id}")
+    typer.echo(msgspec.yaml.encode(version.card).decode(), nl=False)
+
+
+@app.command()
+def remove(model: str = typer.Argument(help="NAME (all versions) or NAME@VERSION")) -> None:
+    """Remove a model that no project uses, with its files."""
+    from labelloop.app import open_registry
+    from labelloop.core.settings import read_settings
+
+    for version in open_registry(read_settings()).remove(model):
+        typer.echo(f"removed {version.id}")
+
+
+@app.command()
+def use(
+    project: int = typer.Argument(help="Project id in Label Studio"),
+    model: str = typer.Argument(help="NAME (follows the newest version) or NAME@VERSION"),
+) -> None:
+    """Let a model serve a project; running servers follow within two seconds."""
+    from labelloop.app import open_registry
+    from labelloop.core.settings import read_settings
+
+    version = open_registry(read_settings()).bind(project, model)
+    typer.echo(f"project {project} uses {version.id}")

@@ -1,0 +1,56 @@
+"""Geometry of single shapes, in plain numbers. Arrays of boxes are in `core/geometry`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from labelloop.core.regions import Box, Point, Polygon, Shape
+
+Outline = Sequence[tuple[float, float]]
+
+
+def corners(box: Box) -> tuple[tuple[float, float], ...]:
+    """The four corners of a box in drawing order, beginning at what was top-left before it was turned."""
+    left, top, right, bottom = box.xyxy
+    x, y, half_w, half_h = (left + right) / 2, (top + bottom) / 2, (right - left) / 2, (bottom - top) / 2
+    cos, sin = math.cos(math.radians(box.angle_deg)), math.sin(math.radians(box.angle_deg))
+    offsets = ((-half_w, -half_h), (half_w, -half_h), (half_w, half_h), (-half_w, half_h))
+    return tuple((x + dx * cos - dy * sin, y + dx * sin + dy * cos) for dx, dy in offsets)
+
+
+def outline_of(shape: Shape) -> tuple[tuple[float, float], ...]:
+    """The points around a shape: four for a box, one for a point, none for what has no place."""
+    match shape:
+        case Box():
+            return corners(shape)
+        case Polygon():
+            return shape.points
+        case Point():
+            return ((shape.x, shape.y),)
+    return ()
+
+
+def bounding_box(shape: Shape) -> Box | None:
+    """The axis-aligned box around a shape, None for what has no place in the picture."""
+    outline = outline_of(shape)
+    if not outline:
+        return None
+    xs, ys = [x for x, _ in outline], [y for _, y in outline]
+    return Box((min(xs), min(ys), max(xs), max(ys)))
+
+
+def outline_area(outline: Outline) -> float:
+    """Area inside a simple outline, by the shoelace formula."""
+    turns = zip(outline, [*outline[1:], *outline[:1]], strict=True)
+    return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in turns)) / 2
+
+
+def outline_contains(outline: Outline, point: tuple[float, float]) -> bool:
+    """Whether `point` lies inside, by the even-odd rule: a ray from it crosses the outline an odd number of times."""
+    x, y = point
+    inside = False
+    for (x0, y0), (x1, y1) in zip(outline, [*outline[1:], *outline[:1]], strict=True):
+        if (y0 > y) != (y1 > y) and x < x0 + (y - y0) / (y1 - y0) * (x1 - x0):
+            inside = not inside
+    return inside

@@ -1,0 +1,77 @@
+"""The outermost layer: authentication, timing, and every error as JSON that says the next step."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import msgspec
+import structlog
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from labelloop.core.errors import LabelloopError, ModelNotFound, Overloaded
+from labelloop.core.metrics import Metrics
+from labelloop.http.auth import BasicAuth
+
+log = structlog.get_logger(__name__)
+
+
+class Edge:
+    """Plain ASGI (Starlette's BaseHTTPMiddleware costs more than our whole empty request)."""
+
+    def __init__(self, app: ASGIApp, *, auth: BasicAuth, metrics: Metrics, paths: frozenset[str]) -> None:
+        self._app = app
+        self._auth = auth
+        self._metrics = metrics
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        status = 500
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, observed)
+        finally:
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._metrics.http_seconds.labels(path, str(status)).observe(time.perf_counter() - begun)
+            log.debug("request", method=scope["method"], path=scope["path"], status=status)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._auth.allows(scope["path"], scope["headers"]):
+            headers = {"WWW-Authenticate": 'Basic realm="labelloop"'}
+            body = {"error": "unauthorized", "message": "User name and password are missing or wrong."}
+            await reply(body, status=401, headers=headers)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        except LabelloopError as error:
+            await error_reply(error)(scope, receive, send)
+        except Exception:
+            # The traceback belongs in our log, never in an answer.
+            log.exception("request failed", method=scope["method"], path=scope["path"])
+            body = {"error": "internal", "message": "labelloop failed on this request; its log says why."}
+            await reply(body, status=500)(scope, receive, send)
+
+
+def reply(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
+
+
+def error_reply(error: LabelloopError) -> Response:
+    """The status and JSON body that an error deserves."""
+    body = {"error": error.code, "message": error.message, "hint": error.hint}
+    if isinstance(error, Overloaded):
+        return reply(body, status=503, headers={"Retry-After": str(math.ceil(error.retry_after_s))})
+    return reply(body, status=404 if isinstance(error, ModelNotFound) else 400)

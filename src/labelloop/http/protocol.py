@@ -1,0 +1,166 @@
+"""Label Studio's calls. Each is decoded, handed down, encoded; what they mean is in PROTOCOL (docs/protocol.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from labelloop.core.metrics import Metrics
+from labelloop.core.regions import Prediction
+from labelloop.core.settings import Settings
+from labelloop.core.tasks import Event
+from labelloop.http.edge import reply
+from labelloop.labelstudio import wire
+from labelloop.labelstudio.config import parse_config
+from labelloop.serving.origins import Origins
+from labelloop.serving.predict import Predictor, failed
+from labelloop.serving.projects import NO_MODEL, Projects, View, unassigned
+from labelloop.serving.stage import Priority
+from labelloop.store.events import Events
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY = 256 * 10**6
+"""Label Studio's own limit for requests; a `/predict` brings all earlier predictions of its tasks along."""
+
+ACTIONS = frozenset(
+    {
+        "ANNOTATION_CREATED",
+        "ANNOTATION_UPDATED",
+        "ANNOTATIONS_CREATED",
+        "ANNOTATIONS_DELETED",
+        "TASKS_CREATED",
+        "TASKS_DELETED",
+        "PROJECT_UPDATED",
+        "START_TRAINING",
+    }
+)
+"""Known actions; others are counted together, so that a stranger cannot grow our metrics without bound."""
+
+
+class Protocol:
+    """The calls that Label Studio makes, of this release and of old ones."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        projects: Projects,
+        predictor: Predictor,
+        origins: Origins,
+        events: Events,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._projects = projects
+        self._predictor = predictor
+        self._origins = origins
+        self._events = events
+        self._metrics = metrics
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/health", self.health, methods=["GET"]),
+            Route("/setup", self.setup, methods=["POST"]),
+            Route("/predict", self.predict, methods=["POST"]),
+            Route("/webhook", self.webhook, methods=["POST"]),
+            Route("/train", self.train, methods=["POST"]),
+            Route("/versions", self.versions, methods=["GET", "POST"]),
+            Route("/validate", self.validate, methods=["POST"]),
+            Route("/delete", self.delete, methods=["POST"]),
+            Route("/duplicate_model", self.duplicate_model, methods=["POST"]),
+            Route("/job_status", self.job_status, methods=["GET", "POST"]),
+        ]
+
+    async def health(self, _request: Request) -> Response:
+        return reply({"status": "UP", "model_class": "labelloop"})
+
+    async def setup(self, request: Request) -> Response:
+        body = wire.decode_setup(await read_body(request))
+        project_id = wire.project_id_of(body.project)
+        if project_id is not None and body.hostname:
+            self._origins.remember(project_id, body.hostname, body.access_token or "")
+        view = self._projects.view(project_id, body.schema or "")
+        return reply({"model_version": view.name if view else NO_MODEL})
+
+    async def predict(self, request: Request) -> Response:
+        body = wire.decode_predict(await read_body(request))
+        project_id = wire.project_id_of(body.project)
+        tasks = wire.tasks_of(body)
+        view = self._projects.view(project_id, body.label_config or "")
+        if view is None:
+            missing = failed(unassigned(project_id), NO_MODEL, retry=True)
+            return reply({"results": [wire.encode_skip(missing)] * len(tasks), "model_version": NO_MODEL})
+        prompt = wire.prompt_of(body, view.config)
+        predictions = await self._predictor.predict(
+            tasks,
+            view,
+            priority=Priority.INTERACTIVE if prompt else Priority.PERSON if len(tasks) == 1 else Priority.BATCH,
+            deadline_s=self._settings.predict_deadline_s,
+            prompt=prompt,
+        )
+        items = [self._item(p, view, task.id) for task, p in zip(tasks, predictions, strict=True)]
+        return reply({"results": items, "model_version": view.name})
+
+    def _item(self, prediction: Prediction, view: View, task_id: int | None) -> dict[str, Any]:
+        error = prediction.error
+        if error and not prediction.regions and (error.retry or self._settings.failed_items == "skip"):
+            return wire.encode_skip(prediction)
+        return wire.encode_prediction(prediction, view.label_map, task_id=task_id)
+
+    async def webhook(self, request: Request) -> Response:
+        return await self._record(wire.decode_event(await read_body(request)))
+
+    async def train(self, request: Request) -> Response:
+        """Label Studio before webhooks sent all annotations along; we fetch what we need ourselves."""
+        event = wire.decode_event(await read_body(request))
+        return await self._record(msgspec.structs.replace(event, action="START_TRAINING"))
+
+    async def _record(self, event: Event) -> Response:
+        self._metrics.events.labels(event.action if event.action in ACTIONS else "other").inc()
+        number = await asyncio.to_thread(self._events.record, event)
+        log.info("event", action=event.action, project=event.project_id, event=number)
+        return reply({"status": "recorded", "job": str(number)}, status=201)
+
+    async def versions(self, _request: Request) -> Response:
+        served = [view.name for view in self._projects.views().values() if view]
+        known = [version.id for version in self._projects.catalogue.versions]
+        return reply({"versions": list(dict.fromkeys(served or known))})
+
+    async def validate(self, request: Request) -> Response:
+        body = wire.decode_object(await read_body(request))
+        parse_config(str(body.get("config") or body.get("schema") or ""))
+        return reply({"status": "ok"})
+
+    async def delete(self, request: Request) -> Response:
+        project_id = wire.project_id_of(wire.decode_object(await read_body(request)).get("project"))
+        if project_id is not None:
+            self._projects.forget(project_id)
+            self._origins.forget(project_id)
+        return reply({"status": "ok"})
+
+    async def duplicate_model(self, request: Request) -> Response:
+        body = wire.decode_object(await read_body(request))
+        source, target = wire.project_id_of(body.get("project_src")), wire.project_id_of(body.get("project_dst"))
+        if source is not None and target is not None:
+            await asyncio.to_thread(self._projects.copy_binding, source, target)
+        return reply({"status": "ok"})
+
+    async def job_status(self, _request: Request) -> Response:
+        return reply({"job_status": "unknown", "error": "", "log": "See labelloop's own pages."})
+
+
+async def read_body(request: Request, *, limit: int = MAX_BODY) -> bytes:
+    """The request's body. Raises BadRequest above `limit` bytes, without reading on."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise wire.BadRequest(f"The request body is larger than {limit // 10**6} MB.")
+        chunks.append(chunk)
+    return b"".join(chunks)

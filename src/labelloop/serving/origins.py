@@ -1,0 +1,80 @@
+"""Which Label Studio a project lives in, and what it takes to be let in.
+
+In this order: our own settings, what `labelloop connect` saved, what Label Studio handed over in `/setup` (its
+legacy token, which is refused wherever legacy tokens are disabled, the default).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from labelloop.core.settings import Settings
+from labelloop.labelstudio.tokens import Credentials
+
+
+class Origin:
+    """One Label Studio: `base_url` is where we reach it, `public_urls` are the other names it goes by."""
+
+    def __init__(self, credentials: Credentials, public_urls: tuple[str, ...]) -> None:
+        self.base_url = credentials.base_url
+        self.public_urls = public_urls
+        self._credentials = credentials
+
+    def authorization(self) -> str | None:
+        """The Authorization header, None when there is no token. May fetch a new access token."""
+        return None if self._credentials.kind == "empty" else self._credentials.authorization()
+
+    def refresh(self) -> bool:
+        """After a 401: whether one more try makes sense."""
+        return self._credentials.refresh()
+
+
+class Origins:
+    """Finds the Origin of a project. Safe to use from several threads."""
+
+    def __init__(self, settings: Settings, connections: Callable[[], Sequence[tuple[str, str]]]) -> None:
+        self._settings = settings
+        self._read_connections = connections
+        self._connections = list(connections())
+        self._handed_over: dict[int, tuple[str, str]] = {}
+        self._credentials: dict[tuple[str, str], Credentials] = {}
+        self._lock = threading.Lock()
+
+    def reload(self) -> None:
+        """Read again what `labelloop connect` saved."""
+        self._connections = list(self._read_connections())
+
+    def remember(self, project_id: int, hostname: str, token: str) -> None:
+        """Keep what `/setup` handed over. In memory only: Label Studio says it again before its next request."""
+        self._handed_over[project_id] = (hostname.rstrip("/"), token)
+
+    def forget(self, project_id: int) -> None:
+        self._handed_over.pop(project_id, None)
+
+    def of(self, project_id: int | None) -> Origin | None:
+        """The Label Studio of a project, None when nobody told us its address."""
+        hostname, handed_token = self._handed_over.get(project_id if project_id is not None else -1, ("", ""))
+        url, token = self._known(hostname)
+        if not url:
+            return None
+        public = tuple({hostname} - {"", url})
+        return Origin(self._credentials_of(url, token or handed_token), public)
+
+    def _known(self, hostname: str) -> tuple[str, str]:
+        own_url, own_token = self._settings.label_studio_url, self._settings.label_studio_token.get_secret_value()
+        saved = dict(reversed(self._connections))  # the newest of equal addresses wins
+        if own_url:
+            return own_url, own_token or saved.get(own_url, "")
+        if own_token:
+            return hostname or next(iter(saved), ""), own_token
+        if hostname in saved or not self._connections:
+            return hostname, saved.get(hostname, "")
+        # connect reached it under another name than the one it calls itself by
+        return self._connections[0]
+
+    def _credentials_of(self, url: str, token: str) -> Credentials:
+        with self._lock:
+            if (url, token) not in self._credentials:
+                self._credentials[url, token] = Credentials(url, token)
+            return self._credentials[url, token]

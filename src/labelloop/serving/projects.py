@@ -1,0 +1,150 @@
+"""Which version serves a project now, and how its classes land in the project's label config."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+
+from labelloop.core.errors import LabelloopError, ModelUnassigned
+from labelloop.core.settings import Settings
+from labelloop.labelstudio.config import LabelConfig, parse_config
+from labelloop.labelstudio.labelmap import LabelMap, build_label_map, read_labels_file
+from labelloop.serving.slots import Slots
+from labelloop.store.registry import Catalogue, ModelVersion, Registry
+
+log = structlog.get_logger(__name__)
+
+MAX_VIEWS = 512
+NO_MODEL = "no-model"
+"""What `/setup` answers as version for a project without a model; Label Studio wants a string that is not empty."""
+
+
+class View(msgspec.Struct, frozen=True):
+    """One model version as one project sees it. `name` is the version string in Label Studio: it changes exactly
+    when the model, its card, the label map or a threshold changes."""
+
+    version: ModelVersion
+    config: LabelConfig
+    label_map: LabelMap
+    name: str
+
+
+class Projects:
+    """Answers "who serves project N?" from memory; `refresh` reads the store, about once a second.
+
+    While a newly assigned version is still loading, the one before goes on serving, in `/setup` and `/predict` alike.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry, slots: Slots, *, default: str | None = None) -> None:
+        self._threshold = settings.score_threshold
+        self._aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
+        self._registry = registry
+        self._slots = slots
+        self._default = default
+        self._live: dict[int | None, ModelVersion] = {}
+        self._views: OrderedDict[tuple[str, str], View] = OrderedDict()
+        self._seen: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self.catalogue = Catalogue()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the store again and begin to load what projects need."""
+        self.catalogue = self._registry.catalogue()
+        wanted = self.wanted()
+        for version in wanted:
+            self._slots.ensure(version)
+        self._slots.trim([*wanted, *self._live.values()])
+
+    def wanted(self) -> list[ModelVersion]:
+        """The versions that projects are assigned to, and the default."""
+        found = (self._desired(project) for project in self._known())
+        return list({version.id: version for version in found if version is not None}.values())
+
+    def version_of(self, project_id: int | None) -> ModelVersion | None:
+        """The version that answers now, None when the project has no model."""
+        desired, live = self._desired(project_id), self._live.get(project_id)
+        if desired is None:
+            return None
+        if live is None or live.id == desired.id or self._is_ready(desired) or not self._is_ready(live):
+            live = self._live[project_id] = desired
+        return live
+
+    def view(self, project_id: int | None, config_xml: str) -> View | None:
+        """The serving version seen through a label config; None without a model. Raises LabelConfigError."""
+        version = self.version_of(project_id)
+        if version is None:
+            return None
+        key = (version.digest, config_xml)
+        view = self._views.get(key)
+        if view is None or view.version.id != version.id:
+            view = self._build(version, config_xml)
+            with self._lock:
+                self._views[key] = view
+                while len(self._views) > MAX_VIEWS:
+                    self._views.popitem(last=False)
+        if project_id is not None:
+            self._seen[project_id] = config_xml
+        return view
+
+    def views(self) -> Mapping[int, View | None]:
+        """Every project that asked or is assigned, as it is served now; None without a model or a readable config."""
+        return {project: self._view_or_none(project) for project in self._known() if project is not None}
+
+    def copy_binding(self, source: int, target: int) -> None:
+        """The project `target` is a copy of `source`: serve it with the same model."""
+        binding = self.catalogue.bindings.get(source)
+        if binding is not None:
+            spec = binding.name if binding.number is None else f"{binding.name}@{binding.number}"
+            self._registry.bind(target, spec, reason=f"copy of project {source}")
+
+    def forget(self, project_id: int) -> None:
+        """The project was deleted or disconnected."""
+        self._seen.pop(project_id, None)
+        self._live.pop(project_id, None)
+
+    def _view_or_none(self, project_id: int) -> View | None:
+        try:
+            return self.view(project_id, self._seen[project_id]) if project_id in self._seen else None
+        except LabelloopError:
+            return None  # the reason was answered and logged where the config came in
+
+    def _known(self) -> list[int | None]:
+        return [None, *sorted({*self._seen, *self.catalogue.bindings})]
+
+    def _desired(self, project_id: int | None) -> ModelVersion | None:
+        return self.catalogue.of_project(project_id, default=self._default)
+
+    def _is_ready(self, version: ModelVersion) -> bool:
+        slot = self._slots.state_of(version)
+        return slot is not None and slot.state == "ready"
+
+    def _build(self, version: ModelVersion, config_xml: str) -> View:
+        config = parse_config(config_xml)
+        card = version.card
+        threshold = self._threshold if self._threshold is not None else card.score_threshold
+        label_map = build_label_map(config, card.labels, task=card.task, threshold=threshold, aliases=self._aliases)
+        if label_map.unmapped:
+            log.warning(
+                "classes of the model map to nothing in the label config",
+                model=version.id,
+                classes=list(label_map.unmapped[:20]),
+                more=max(0, len(label_map.unmapped) - 20),
+                fix='add <Label value="…" predicted_values="CLASS"/> or a labels file',
+            )
+        mark = hashlib.sha256(f"{version.digest}/{label_map.fingerprint}".encode()).hexdigest()[:8]
+        return View(version, config, label_map, f"{version.id}.{mark}")
+
+
+def unassigned(project_id: int | None) -> LabelloopError:
+    """Why a project is not served, and what to do about it."""
+    name = "this project" if project_id is None else f"project {project_id}"
+    return ModelUnassigned(
+        f"No model is assigned to {name}.",
+        hint=f"Run: labelloop models use {'PROJECT' if project_id is None else project_id} NAME",
+    )

@@ -1,0 +1,197 @@
+"""Models in memory: load and warm in the background, lease while somebody uses them, let go when nobody does.
+
+Loading never happens on a request's path: a request finds a warm model or waits for the loader's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import numpy as np
+import structlog
+
+from labelloop.core.errors import DeadlineExceeded, LabelloopError, ModelFailed
+from labelloop.core.metrics import Metrics
+from labelloop.core.pictures import Picture
+from labelloop.core.regions import Region, Size
+from labelloop.engines.base import Engine
+from labelloop.serving.stage import Priority, Stage
+from labelloop.store.registry import ModelVersion
+
+log = structlog.get_logger(__name__)
+
+Load = Callable[[ModelVersion], Engine]
+State = Literal["loading", "ready", "failed"]
+
+
+class Slot:
+    """One model version in memory (or on its way there, or broken: then `error` says why)."""
+
+    def __init__(self, version: ModelVersion) -> None:
+        self.version = version
+        self.loaded: Future[tuple[Engine, Stage[Any, tuple[Region, ...]]]] = Future()
+        self.leases = 0
+        self.used_at = time.monotonic()
+
+    @property
+    def state(self) -> State:
+        if not self.loaded.done():
+            return "loading"
+        return "failed" if self.loaded.exception() else "ready"
+
+    @property
+    def error(self) -> str:
+        return str(self.loaded.exception()) if self.state == "failed" else ""
+
+
+class Lease:
+    """The right to use a warm model; it is not unloaded meanwhile."""
+
+    def __init__(self, engine: Engine, stage: Stage[Any, tuple[Region, ...]], version: ModelVersion) -> None:
+        self.engine = engine
+        self.version = version
+        self._stage = stage
+
+    async def predict(self, prepared: Any, *, priority: Priority, deadline: float) -> tuple[Region, ...]:
+        """Regions of one prepared item; it may share a batch with the items of other requests."""
+        return await self._stage.submit(prepared, priority=priority, deadline=deadline)
+
+
+class Slots:
+    """All models in memory, at most `limit` of them (more while more are leased).
+
+    `ensure`, `state_of` and `keep` may be called from any thread, `lease` from the event loop.
+    """
+
+    def __init__(self, load: Load, *, limit: int, metrics: Metrics, max_batch: int = 0) -> None:
+        self._load = load
+        self._limit = limit
+        self._metrics = metrics
+        self._max_batch = max_batch
+        self._slots: dict[str, Slot] = {}
+        self._lock = threading.Lock()
+        # one loader: two models that load side by side on two cores are both late
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+
+    def ensure(self, version: ModelVersion) -> Slot:
+        """Begin to load a version unless that happened already. Returns at once."""
+        with self._lock:
+            slot = self._slots.get(_key(version))
+            if slot is None:
+                slot = self._slots[_key(version)] = Slot(version)
+                self._loader.submit(self._fill, slot)
+        return slot
+
+    def state_of(self, version: ModelVersion) -> Slot | None:
+        """The slot of a version, None when nobody asked for it yet."""
+        return self._slots.get(_key(version))
+
+    def retry_failed(self, version: ModelVersion) -> None:
+        """Forget a failed load, so that the next `ensure` tries again."""
+        with self._lock:
+            slot = self._slots.get(_key(version))
+            if slot is not None and slot.state == "failed":
+                del self._slots[_key(version)]
+
+    @asynccontextmanager
+    async def lease(self, version: ModelVersion, *, deadline: float) -> AsyncIterator[Lease]:
+        """Wait until the version is warm, then hold it. Raises ModelFailed when it cannot be loaded, and
+        DeadlineExceeded when it is not warm by `deadline` (on `time.monotonic`)."""
+        slot = self.ensure(version)
+        slot.leases += 1
+        try:
+            if not slot.loaded.done():
+                waiting = asyncio.wrap_future(slot.loaded)
+                await asyncio.wait([waiting], timeout=max(0.0, deadline - time.monotonic()))
+                if not slot.loaded.done():
+                    raise DeadlineExceeded(f"The model {version.id} is still loading.", hint="Ask again in a while.")
+            if (error := slot.loaded.exception()) is not None:
+                raise error
+            engine, stage = slot.loaded.result()
+            slot.used_at = time.monotonic()
+            yield Lease(engine, stage, version)
+        finally:
+            slot.leases -= 1
+
+    def trim(self, wanted: Sequence[ModelVersion]) -> None:
+        """Let go of the least recently used models above the limit that nobody leases and no project needs."""
+        keep = {_key(version) for version in wanted}
+        with self._lock:
+            ready = [(k, s) for k, s in self._slots.items() if s.state == "ready"]
+            spare = [(k, s) for k, s in ready if k not in keep and s.leases == 0]
+            gone = sorted(spare, key=lambda item: item[1].used_at)[: max(0, len(ready) - self._limit)]
+            for key, _ in gone:
+                del self._slots[key]
+        for _, slot in gone:
+            _, stage = slot.loaded.result()
+            stage.close()
+            self._metrics.models_ready.labels(slot.version.name, slot.version.number).set(0)
+            log.info("model unloaded", model=slot.version.id)
+
+    def close(self) -> None:
+        """End the threads; what was submitted is finished first."""
+        self._loader.shutdown(cancel_futures=True)
+        for slot in self._slots.values():
+            if slot.state == "ready":
+                slot.loaded.result()[1].close()
+
+    def _fill(self, slot: Slot) -> None:
+        begun = time.perf_counter()
+        version = slot.version
+        try:
+            engine = self._load(version)
+            warm(engine)
+        except Exception as error:  # whatever a model file or a driver raises, the server goes on
+            failed = error if isinstance(error, LabelloopError) else ModelFailed(f"{version.id} did not load: {error}.")
+            log.error("model failed to load", model=version.id, error=str(failed))
+            slot.loaded.set_exception(failed)
+            return
+        stage = self._stage(engine, version)
+        log.info("model ready", model=version.id, seconds=round(time.perf_counter() - begun, 2))
+        self._metrics.models_ready.labels(version.name, version.number).set(1)
+        slot.loaded.set_result((engine, stage))
+
+    def _stage(self, engine: Engine, version: ModelVersion) -> Stage[Any, tuple[Region, ...]]:
+        labels = (version.name, str(version.number))
+        queue, infer = self._metrics.queue_seconds.labels(*labels), self._metrics.infer_seconds.labels(*labels)
+        count, runs = self._metrics.inferences.labels(*labels), self._metrics.executions.labels(*labels)
+
+        def observe(name: str, value: float) -> None:
+            if name == "queue_seconds":
+                queue.inc(value)
+            elif name == "run_seconds":
+                infer.inc(value)
+                runs.inc()
+            else:
+                count.inc(value)
+
+        def run(batch: Sequence[Any]) -> list[tuple[Region, ...] | Exception]:
+            found: list[tuple[Region, ...] | Exception] = list(engine.predict(batch))
+            if len(found) != len(batch):
+                raise ModelFailed(f"{version.id} gave {len(found)} answers for {len(batch)} pictures.")
+            return found
+
+        return Stage(
+            run,
+            name=version.id,
+            workers=engine.parallel,
+            max_batch=min(engine.max_batch, self._max_batch or engine.max_batch),
+            observe=observe,
+        )
+
+
+def warm(engine: Engine) -> None:
+    """Run once on a grey picture, so that the first person does not pay for lazy initialisation."""
+    width, height = engine.input_size or Size(64, 64)
+    picture = Picture(np.full((height, width, 3), 114, np.uint8), Size(width, height))
+    engine.predict([engine.prepare(picture)])
+
+
+def _key(version: ModelVersion) -> str:
+    return f"{version.id}/{version.digest}"
