@@ -7,12 +7,14 @@ deduplicate.
 
 from __future__ import annotations
 
+import base64
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -31,7 +33,7 @@ from labelloop.labelstudio.records import (
     Version,
     Webhook,
 )
-from labelloop.labelstudio.session import Session
+from labelloop.labelstudio.session import NOT_A_URL, Session
 from labelloop.labelstudio.tokens import Credentials
 
 ANNOTATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED")
@@ -168,10 +170,30 @@ class Client:
         return self._ask("POST", "/api/ml", Backend, body={"project": project_id, "url": url, "title": title, **fields})
 
     def update_backend(self, backend: Backend, **fields: Any) -> Backend:
-        """`url` and `project` always go along: without `url` Label Studio answers 500. Without `extra_params` it
-        would validate with null first, so the stored ones are sent."""
-        kept = {"url": backend.url, "project": backend.project, "extra_params": backend.extra_params}
+        """Change `fields` and repeat the rest: Label Studio answers 500 without `url`, and it validates with only what
+        the request says, so credentials and `extra_params` that are left out would not be sent to the backend."""
+        kept: dict[str, Any] = {"url": backend.url, "project": backend.project, "extra_params": backend.extra_params}
+        if backend.auth_method == "BASIC_AUTH":
+            # An empty password means: the stored one.
+            kept |= {"auth_method": "BASIC_AUTH", "basic_auth_user": backend.basic_auth_user, "basic_auth_pass": ""}
         return self._ask("PATCH", f"/api/ml/{backend.id}", Backend, body=kept | fields)
+
+    def check_backend_address(self, url: str) -> None:
+        """Ask whether Label Studio would call `url`, storing nothing: the request lacks a project, and the address is
+        checked first. Raises LabelStudioRejected: 403 while ML_BLOCK_LOCAL_IP forbids it, 500 for an unknown host."""
+        self._dry_run("/api/ml", {"url": url})
+
+    def check_webhook_address(self, url: str) -> None:
+        """The same for event webhooks: 403 while SSRF_PROTECTION_ENABLED forbids it, 400 for a host name without a dot,
+        for which Label Studio also makes no webhook of its own and does not say so."""
+        self._dry_run("/api/webhooks", {"url": url, "actions": ["-"]})
+
+    def _dry_run(self, path: str, body: Mapping[str, Any]) -> None:
+        try:
+            self._ask("POST", path, dict[str, Any], body=body)
+        except LabelStudioRejected as error:
+            if error.status != 400 or NOT_A_URL in error.message:
+                raise
 
     def delete_backend(self, backend_id: int) -> None:
         """Its predictions and its webhook stay."""
@@ -285,6 +307,15 @@ class Client:
             timeout_s=_IMPORT_TIMEOUT_S,
             **content,
         )
+
+    def probe_file(self, address: str, *, task_id: int | None = None) -> int:
+        """Ask for the first byte of a file that a task names (`/data/…` or, with `task_id`, a cloud URI) and return the
+        HTTP status: 200, 206 and 303 mean that it can be had. HEAD would do, but local files answer it with 405."""
+        # Only the path goes on: an absolute address may name Label Studio by another of its names.
+        path = urlsplit(address)._replace(scheme="", netloc="").geturl().removeprefix(urlsplit(self.base_url).path)
+        if not address.startswith(("/", "http")):
+            path = f"/tasks/{task_id}/resolve/?fileuri={base64.urlsafe_b64encode(address.encode()).decode()}"
+        return self._session.status(path, headers={"Range": "bytes=0-0"})
 
     def storages(self, project_id: int) -> list[Storage]:
         """Source storages of all kinds."""

@@ -24,6 +24,9 @@ SSRF_HINT = (
     "by default it refuses private and loopback addresses."
 )
 NOT_LABEL_STUDIO_HINT = "Give the address that the browser shows, with its sub-path if it has one, for instance http://host:8080/label-studio."
+NOT_A_URL = "Enter a valid URL"
+"""Django's words for a webhook address whose host has no dot (and is not localhost)."""
+
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
 _LONGEST_WAIT_S = 30.0
 
@@ -96,6 +99,15 @@ class Session:
             raise error.error from error.__cause__
         return self._decode(response, kind)
 
+    def status(self, path: str, *, headers: Mapping[str, str]) -> int:
+        """The HTTP status of a GET whose body is not read. Raises LabelStudioUnreachable, LabelStudioAuthError."""
+        headers = {**headers, "Authorization": self.credentials.authorization()}
+        try:
+            with self._http.stream("GET", self.base_url + path, headers=headers) as response:
+                return response.status_code
+        except httpx.TransportError as error:
+            raise unreachable(self.base_url, error) from error
+
     def _send(self, method: str, path: str, request: dict[str, Any], *, public: bool, again: bool) -> httpx.Response:
         response = self._once(method, path, request, public=public, again=again)
         if response.status_code == 401 and not public and self.credentials.refresh():
@@ -166,6 +178,12 @@ def explain(response: httpx.Response, credentials: Credentials) -> LabelStudioEr
         return _redirected(response, credentials.base_url)
     if "reserved network address" in text or "SSRF" in text:
         return LabelStudioRejected(f"Label Studio refuses the address: {text}.", status=status, hint=SSRF_HINT)
+    if NOT_A_URL in text:
+        hint = (
+            "Label Studio takes no host name without a dot: give the container a network alias with one, for instance "
+            "labelloop.internal, and use that."
+        )
+        return LabelStudioRejected(f"Label Studio does not take this address: {text}.", status=status, hint=hint)
     if "resolve hostname" in text:
         hint = "Use a name or an address that Label Studio's own machine or container can resolve."
         return LabelStudioRejected(f"Label Studio answered: {text}.", status=status, hint=hint)

@@ -99,7 +99,12 @@ class MlApi:
         url = row.url.rstrip("/") + "/webhook"
         if any(hook.url == url for hook in self._state.webhooks_of(project.id)):
             return
-        self._projects.check_webhook(url)
+        try:
+            self._projects.check_webhook(url)
+        except Refused as error:
+            if error.status == 400:  # a host without a dot: no webhook, and not a word about it
+                return
+            raise
         hook = Webhook(self._state.new_id("webhook"), url, project.id, self._state.clock())
         self._state.webhooks[hook.id] = hook
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import xml.etree.ElementTree as ET
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
@@ -206,7 +207,11 @@ class ProjectsApi:
     # --- webhooks -----------------------------------------------------------------------------------
 
     def check_webhook(self, url: str) -> None:
-        """Raises Refused: 403 for a private address while SSRF_PROTECTION_ENABLED is on, 500 for an unknown host."""
+        """Raises Refused: 400 for a host without a dot, 403 for a private address while SSRF_PROTECTION_ENABLED is on
+        (and then 500 for an unknown host)."""
+        host = urlsplit(url).hostname or ""
+        if "." not in host and ":" not in host and host != "localhost":
+            raise Refused(400, "Validation error", {"url": ["Enter a valid URL."]})
         if self._outgoing.block_webhooks:
             refuse_unless_allowed(url, block=True)
 

@@ -1,0 +1,230 @@
+"""Connect a project to a backend. Safe to repeat: what is right stays, what is half-made is mended, nothing doubles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from labelloop.connection import wiring
+from labelloop.connection.addresses import is_loopback, reachable_from_outside
+from labelloop.connection.backend import BackendProbe, BasicAuth, basic_header
+from labelloop.connection.findings import Finding, attempt, fail, failed, ok, warn
+from labelloop.core.errors import LabelStudioRejected
+from labelloop.labelstudio.client import ANNOTATION_EVENTS, Client
+from labelloop.labelstudio.records import Backend, Project, Webhook
+
+DEFAULT_TITLE = "labelloop"
+
+
+class ConnectReport(msgspec.Struct, frozen=True):
+    """`changes` says in words what was done in Label Studio, empty when all was right already; `backend` and `webhook`
+    are None when Label Studio did not take them."""
+
+    project: Project
+    backend: Backend | None
+    webhook: Webhook | None
+    changes: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not failed(self.findings)
+
+
+def connect(
+    client: Client,
+    project: int | str,
+    *,
+    backend_url: str,
+    title: str | None = None,
+    basic_auth: BasicAuth | None = None,
+    interactive: bool | None = None,
+    extra_params: Any = None,
+) -> ConnectReport:
+    """Register `backend_url` in the project (id or title) with its webhook, and check both directions.
+
+    None leaves what is stored as it is; a new row gets the title "labelloop" and smart tools switched on. Raises
+    LabelStudioError when Label Studio cannot be asked or the project is not found; that Label Studio refuses or
+    cannot reach the backend is a finding of the report.
+    """
+    found = client.find_project(project)
+    backend_url = backend_url.rstrip("/")
+    findings = [*_our_side(client, backend_url, basic_auth), *_address_rules(client, backend_url)]
+    if failed(findings):
+        return ConnectReport(found, None, None, (), tuple(findings))
+
+    changes: list[str] = []
+    wanted = _wanted(
+        backend_url, title=title, basic_auth=basic_auth, interactive=interactive, extra_params=extra_params
+    )
+    try:
+        backend = _ensure_backend(client, found, wanted, changes)
+    except LabelStudioRejected as error:
+        findings.append(_refused(error, client, backend_url, found))
+        return ConnectReport(found, None, None, tuple(changes), tuple(findings))
+
+    webhook, notes = _ensure_webhook(client, backend, basic_auth, changes)
+    found = _ensure_selected(client, found.id, backend, changes)
+    backends = client.backends(found.id)
+    backend = next(row for row in backends if row.id == backend.id)
+    findings += notes
+    findings.append(wiring.from_label_studio(backend, reachable_here=True, base_url=client.base_url))
+    findings += attempt("we reach the pictures", lambda: [wiring.to_pictures(client, found)])
+    findings += wiring.precedence(backends, backend, found)
+    findings.append(wiring.shown_version(found, backend))
+    return ConnectReport(found, backend, webhook, tuple(changes), tuple(findings))
+
+
+def _wanted(
+    url: str, *, title: str | None, basic_auth: BasicAuth | None, interactive: bool | None, extra_params: Any
+) -> dict[str, Any]:
+    """The fields of the row that were asked for, by Label Studio's names."""
+    fields: dict[str, Any] = {"url": url, "title": title, "is_interactive": interactive, "extra_params": extra_params}
+    if basic_auth:
+        user, password = basic_auth
+        fields |= {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _our_side(client: Client, backend_url: str, basic_auth: BasicAuth | None) -> list[Finding]:
+    """The token, and the backend as seen from here. A backend elsewhere may be visible to Label Studio only, so that
+    it does not answer here is a warning; that it refuses the password is not."""
+    user = client.whoami()
+    findings = [ok("we reach Label Studio", f"{client.base_url} accepts the token of {user.email}.")]
+    probe = BackendProbe(backend_url, basic_auth=basic_auth)
+    health = probe.health()
+    if not health.fine:
+        reason = health.error or f"/health answers {health.status}"
+        fix = "Start it with `labelloop serve` if it should run on this machine."
+        return [*findings, warn("the backend answers", f"{backend_url} does not answer here: {reason}.", fix)]
+    if probe.versions().status == 401:
+        fix = "Pass --basic-auth-user and --basic-auth-pass as the backend was started with."
+        return [*findings, fail("the backend answers", f"{backend_url} asks for another user name and password.", fix)]
+    return [
+        *findings,
+        ok("the backend answers", f"{backend_url} answers /health here in {health.seconds * 1000:.0f} ms."),
+    ]
+
+
+def _address_rules(client: Client, backend_url: str) -> list[Finding]:
+    """Ask before anything is stored: a webhook refused half way leaves a backend row without one."""
+    check, findings = "Label Studio may call it", []
+    try:
+        client.check_backend_address(backend_url)
+        client.check_webhook_address(wiring.webhook_url(backend_url))
+    except LabelStudioRejected as error:
+        if error.status == 400:
+            message = f"{error.message} Predictions will work, but labelloop will not hear of annotations at once."
+            findings.append(warn(check, message, error.hint))
+        elif error.hint:
+            findings.append(fail(check, error.message, error.hint))
+    if is_loopback(backend_url) and not is_loopback(client.base_url):
+        message = f"Label Studio runs at {client.base_url}: there, {backend_url} is its own machine, not this one."
+        findings.append(warn(check, message, reachable_from_outside(backend_url, client.base_url)))
+    return findings or [ok(check, "Its address rules allow predictions and webhooks.")]
+
+
+def _refused(error: LabelStudioRejected, client: Client, backend_url: str, project: Project) -> Finding:
+    """Why POST or PATCH /api/ml was refused, by the words in Label Studio's answer."""
+    check, text = "Label Studio reaches the backend", error.message
+    if "authentication parameters" in text:
+        fix = "Pass --basic-auth-user and --basic-auth-pass as the backend was started with."
+        return fail(check, "The backend refuses the user name and password that Label Studio sends.", fix)
+    if "health check failed" in text:
+        row = Backend(id=0, url=backend_url, project=project.id, state="DI")
+        here = BackendProbe(backend_url).health().fine
+        return wiring.from_label_studio(row, reachable_here=here, base_url=client.base_url)
+    if "valid ML backend" in text:
+        unauthorized = "401" in text
+        auth = "Pass --basic-auth-user and --basic-auth-pass as the backend was started with."
+        refuses = "Look at the backend's log: it refused or did not answer /setup for this label config within 3 s."
+        return fail(check, text, auth if unauthorized else refuses)
+    return fail(check, text, error.hint or "Look at Label Studio's log for the reason.")
+
+
+# --- the backend row --------------------------------------------------------------------------------
+
+
+def _ensure_backend(client: Client, project: Project, wanted: dict[str, Any], changes: list[str]) -> Backend:
+    rows = wiring.ours(client.backends(project.id), wanted["url"])
+    if not rows:
+        fields: dict[str, Any] = {"title": DEFAULT_TITLE, "is_interactive": True} | wanted
+        row = client.add_backend(project.id, **fields)
+        changes.append(f"added the backend {row.title!r} at {row.url}")
+        return row
+    row = rows[0]
+    for double in rows[1:]:
+        client.delete_backend(double.id)
+        changes.append(f"removed a second row of the same backend (id {double.id})")
+    different = [name for name, value in wanted.items() if name != "basic_auth_pass" and getattr(row, name) != value]
+    # The stored password cannot be read: it is sent again when there is none or when the backend does not accept it.
+    if "basic_auth_pass" in wanted and (not row.basic_auth_pass_is_set or not row.connected):
+        different.append("basic_auth_pass")
+    if not different:
+        return row
+    changes.append(f"updated {', '.join(different)} of the backend {row.title!r}")
+    return client.update_backend(row, **wanted)
+
+
+def _ensure_selected(client: Client, project_id: int, backend: Backend, changes: list[str]) -> Project:
+    """Label Studio selects a first backend by itself, but not one whose addition stopped half way."""
+    project = client.project(project_id)
+    if project.model_version or not project.show_collab_predictions:
+        return project
+    changes.append(f"selected {backend.title!r} for the project's predictions")
+    return client.set_project(project_id, model_version=backend.title)
+
+
+# --- the webhook ------------------------------------------------------------------------------------
+
+
+def _ensure_webhook(
+    client: Client, backend: Backend, basic_auth: BasicAuth | None, changes: list[str]
+) -> tuple[Webhook | None, list[Finding]]:
+    """Exactly one webhook, for annotations only: each event waits up to 1 s inside the annotator's click."""
+    hooks = wiring.our_webhooks(client.webhooks(backend.project), backend.url)
+    for double in hooks[1:]:
+        client.delete_webhook(double.id)
+        changes.append(f"removed a second webhook (id {double.id})")
+    url = wiring.webhook_url(backend.url)
+    try:
+        hook = hooks[0] if hooks else client.create_webhook(backend.project, url, **_events(None))
+    except LabelStudioRejected as error:
+        message = f"{error.message} Without a webhook labelloop does not hear of annotations at once."
+        return None, [warn("webhook", message, error.hint or "Add it by hand under Settings > Webhooks.")]
+    if not hooks:
+        changes.append(f"added the webhook {hook.url}")
+    wanted = {
+        "url": url,
+        "is_active": True,
+        "send_payload": True,
+        "headers": _headers(hook, basic_auth),
+        **_events(hook),
+    }
+    if any(_stored(hook, name) != value for name, value in wanted.items()):
+        hook = client.update_webhook(hook, **wanted)
+        changes.append(
+            "narrowed the webhook to annotation events" + (" and gave it the password" if basic_auth else "")
+        )
+    return hook, [ok("webhook", f"Label Studio tells {hook.url} about annotations.")]
+
+
+def _events(hook: Webhook | None) -> dict[str, Any]:
+    """Annotation events, and what somebody has added to a narrowed list on purpose."""
+    extra = [] if hook is None or hook.send_for_all_actions else [a for a in hook.actions if a not in ANNOTATION_EVENTS]
+    return {"send_for_all_actions": False, "actions": sorted([*ANNOTATION_EVENTS, *extra])}
+
+
+def _headers(hook: Webhook, basic_auth: BasicAuth | None) -> dict[str, str]:
+    """Event webhooks carry no authentication of their own, so it goes into a header; a stale password is taken out."""
+    kept = {name: value for name, value in hook.headers.items() if not _is_basic(name, value)}
+    return kept | ({"Authorization": basic_header(basic_auth)} if basic_auth else {})
+
+
+def _is_basic(name: str, value: str) -> bool:
+    return name.lower() == "authorization" and value.startswith("Basic ")
+
+
+def _stored(hook: Webhook, name: str) -> Any:
+    return sorted(hook.actions) if name == "actions" else getattr(hook, name)
