@@ -50,11 +50,12 @@ class BackendProbe:
         return self._ask("POST", "/predict", body=body, timeout_s=100.0)
 
     def _ask(self, method: str, path: str, *, body: Any = None, timeout_s: float) -> Answer:
-        started = time.perf_counter()
         content = None if body is None else msgspec.json.encode(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
+        started = time.perf_counter()
         try:
             with httpx.Client(timeout=timeout_s, trust_env=False) as http:
+                started = time.perf_counter()  # the client reads the certificate store first, which takes longer
                 response = http.request(method, self.url + path, content=content, headers=headers, auth=self._auth)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return Answer(0, None, str(error) or type(error).__name__, time.perf_counter() - started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -15,6 +16,8 @@ from labelloop.labelstudio.client import ANNOTATION_EVENTS, Client
 from labelloop.labelstudio.records import Backend, Project, Webhook
 
 DEFAULT_TITLE = "labelloop"
+
+_PASS_THEM = "Pass --basic-auth-user and --basic-auth-pass as the backend was started with."
 
 
 class ConnectReport(msgspec.Struct, frozen=True):
@@ -50,7 +53,8 @@ def connect(
     """
     found = client.find_project(project)
     backend_url = backend_url.rstrip("/")
-    findings = [*_our_side(client, backend_url, basic_auth), *_address_rules(client, backend_url)]
+    answering, findings = _our_side(client, backend_url, basic_auth)
+    findings += _address_rules(client, backend_url)
     if failed(findings):
         return ConnectReport(found, None, None, (), tuple(findings))
 
@@ -61,7 +65,7 @@ def connect(
     try:
         backend = _ensure_backend(client, found, wanted, changes)
     except LabelStudioRejected as error:
-        findings.append(_refused(error, client, backend_url, found))
+        findings.append(_refused(error, client, found, backend_url, answering=answering))
         return ConnectReport(found, None, None, tuple(changes), tuple(findings))
 
     webhook, notes = _ensure_webhook(client, backend, basic_auth, changes)
@@ -69,7 +73,7 @@ def connect(
     backends = client.backends(found.id)
     backend = next(row for row in backends if row.id == backend.id)
     findings += notes
-    findings.append(wiring.from_label_studio(backend, reachable_here=True, base_url=client.base_url))
+    findings.append(wiring.from_label_studio(backend, reachable_here=answering, base_url=client.base_url))
     findings += attempt("we reach the pictures", lambda: [wiring.to_pictures(client, found)])
     findings += wiring.precedence(backends, backend, found)
     findings.append(wiring.shown_version(found, backend))
@@ -87,24 +91,22 @@ def _wanted(
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _our_side(client: Client, backend_url: str, basic_auth: BasicAuth | None) -> list[Finding]:
-    """The token, and the backend as seen from here. A backend elsewhere may be visible to Label Studio only, so that
-    it does not answer here is a warning; that it refuses the password is not."""
-    user = client.whoami()
-    findings = [ok("we reach Label Studio", f"{client.base_url} accepts the token of {user.email}.")]
+def _our_side(client: Client, backend_url: str, basic_auth: BasicAuth | None) -> tuple[bool, list[Finding]]:
+    """The token, and whether the backend answers here. A backend elsewhere may be visible to Label Studio only, so
+    that it does not answer is a warning; that it refuses the password is not."""
+    check = "the backend answers"
+    findings = [ok("we reach Label Studio", f"{client.base_url} accepts the token of {client.whoami().email}.")]
     probe = BackendProbe(backend_url, basic_auth=basic_auth)
     health = probe.health()
     if not health.fine:
         reason = health.error or f"/health answers {health.status}"
         fix = "Start it with `labelloop serve` if it should run on this machine."
-        return [*findings, warn("the backend answers", f"{backend_url} does not answer here: {reason}.", fix)]
+        return False, [*findings, warn(check, f"{backend_url} does not answer here: {reason}.", fix)]
     if probe.versions().status == 401:
-        fix = "Pass --basic-auth-user and --basic-auth-pass as the backend was started with."
-        return [*findings, fail("the backend answers", f"{backend_url} asks for another user name and password.", fix)]
-    return [
-        *findings,
-        ok("the backend answers", f"{backend_url} answers /health here in {health.seconds * 1000:.0f} ms."),
-    ]
+        message = f"{backend_url} asks for {'another' if basic_auth else 'a'} user name and password."
+        return True, [*findings, fail(check, message, _PASS_THEM)]
+    message = f"{backend_url} answers /health here in {health.seconds * 1000:.0f} ms."
+    return True, [*findings, ok(check, message)]
 
 
 def _address_rules(client: Client, backend_url: str) -> list[Finding]:
@@ -125,22 +127,20 @@ def _address_rules(client: Client, backend_url: str) -> list[Finding]:
     return findings or [ok(check, "Its address rules allow predictions and webhooks.")]
 
 
-def _refused(error: LabelStudioRejected, client: Client, backend_url: str, project: Project) -> Finding:
+def _refused(
+    error: LabelStudioRejected, client: Client, project: Project, backend_url: str, *, answering: bool
+) -> Finding:
     """Why POST or PATCH /api/ml was refused, by the words in Label Studio's answer."""
     check, text = "Label Studio reaches the backend", error.message
     if "authentication parameters" in text:
-        fix = "Pass --basic-auth-user and --basic-auth-pass as the backend was started with."
-        return fail(check, "The backend refuses the user name and password that Label Studio sends.", fix)
-    if "health check failed" in text:
-        row = Backend(id=0, url=backend_url, project=project.id, state="DI")
-        here = BackendProbe(backend_url).health().fine
-        return wiring.from_label_studio(row, reachable_here=here, base_url=client.base_url)
+        return fail(check, "The backend refuses the user name and password that Label Studio sends.", _PASS_THEM)
+    row = Backend(id=0, url=backend_url, project=project.id, state="DI")
     if "valid ML backend" in text:
-        unauthorized = "401" in text
-        auth = "Pass --basic-auth-user and --basic-auth-pass as the backend was started with."
-        refuses = "Look at the backend's log: it refused or did not answer /setup for this label config within 3 s."
-        return fail(check, text, auth if unauthorized else refuses)
-    return fail(check, text, error.hint or "Look at Label Studio's log for the reason.")
+        reason = re.search(r"Reason: (.*?)\.*(?: Check the ML backend|$)", text)
+        row = msgspec.structs.replace(row, state="ER", error_message=reason[1] if reason else text)
+    elif "health check failed" not in text:
+        return fail(check, text, error.hint or "Look at Label Studio's log for the reason.")
+    return wiring.from_label_studio(row, reachable_here=answering, base_url=client.base_url)
 
 
 # --- the backend row --------------------------------------------------------------------------------
@@ -188,25 +188,19 @@ def _ensure_webhook(
         client.delete_webhook(double.id)
         changes.append(f"removed a second webhook (id {double.id})")
     url = wiring.webhook_url(backend.url)
+    wanted: dict[str, Any] = {"is_active": True, "send_payload": True}
     try:
-        hook = hooks[0] if hooks else client.create_webhook(backend.project, url, **_events(None))
+        hook = hooks[0] if hooks else client.create_webhook(backend.project, url, **wanted, **_events(None))
     except LabelStudioRejected as error:
         message = f"{error.message} Without a webhook labelloop does not hear of annotations at once."
         return None, [warn("webhook", message, error.hint or "Add it by hand under Settings > Webhooks.")]
     if not hooks:
         changes.append(f"added the webhook {hook.url}")
-    wanted = {
-        "url": url,
-        "is_active": True,
-        "send_payload": True,
-        "headers": _headers(hook, basic_auth),
-        **_events(hook),
-    }
-    if any(_stored(hook, name) != value for name, value in wanted.items()):
+    wanted |= {"url": url, "headers": _headers(hook, backend, basic_auth), **_events(hook)}
+    different = [name for name, value in wanted.items() if _stored(hook, name) != value]
+    if different:
         hook = client.update_webhook(hook, **wanted)
-        changes.append(
-            "narrowed the webhook to annotation events" + (" and gave it the password" if basic_auth else "")
-        )
+        changes.append(f"updated {', '.join(different)} of the webhook: annotation events only")
     return hook, [ok("webhook", f"Label Studio tells {hook.url} about annotations.")]
 
 
@@ -216,8 +210,11 @@ def _events(hook: Webhook | None) -> dict[str, Any]:
     return {"send_for_all_actions": False, "actions": sorted([*ANNOTATION_EVENTS, *extra])}
 
 
-def _headers(hook: Webhook, basic_auth: BasicAuth | None) -> dict[str, str]:
-    """Event webhooks carry no authentication of their own, so it goes into a header; a stale password is taken out."""
+def _headers(hook: Webhook, backend: Backend, basic_auth: BasicAuth | None) -> dict[str, str]:
+    """Event webhooks carry no authentication of their own, so it goes into a header. A password that no longer belongs
+    to the backend is taken out."""
+    if basic_auth is None and backend.basic_auth_pass_is_set:
+        return hook.headers
     kept = {name: value for name, value in hook.headers.items() if not _is_basic(name, value)}
     return kept | ({"Authorization": basic_header(basic_auth)} if basic_auth else {})
 

@@ -133,7 +133,11 @@ class MlApi:
         if "basic_auth_pass" in body and not body["basic_auth_pass"]:
             trial.basic_auth_pass = row.basic_auth_pass
         self._validate(trial, body)
+        project = self._state.projects[row.project_id]
+        selected = project.model_version == row.title
         _change(row, body)
+        if selected:
+            project.model_version = row.title
         self._outgoing.update_state(row)
 
     def _delete(self, row: Backend) -> Any:
