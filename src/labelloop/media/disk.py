@@ -1,0 +1,60 @@
+"""Files on a disk that is shared with Label Studio, and nothing outside the folders named in the settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from labelloop.core.errors import MediaRefused
+from labelloop.media.exchange import too_large
+from labelloop.media.urls import shorten
+
+_UPLOAD_FOLDERS = ("", "media/upload/", "upload/")
+"""Where uploads lie below a folder people name: the uploads themselves, Label Studio's data folder, its media."""
+
+
+class SharedFolder:
+    """Reads below `root` and nowhere else, wherever links lead."""
+
+    def __init__(self, root: Path, *, max_bytes: int) -> None:
+        self._root = root.resolve()
+        self._max_bytes = max_bytes
+
+    def read(self, relative: str) -> bytes | None:
+        """The file's bytes, or None if there is none (or not for us: then Label Studio is asked).
+
+        Raises MediaRefused for a path that leads out of the folder, MediaTooLarge.
+        """
+        if relative.startswith("/") or "\0" in relative or ".." in relative.replace("\\", "/").split("/"):
+            raise _outside(relative)
+        path = self._root / relative
+        if not path.is_file():  # a named pipe would block for ever, hence not just "exists"
+            return None
+        real = path.resolve()
+        if not real.is_relative_to(self._root):
+            raise _outside(relative)
+        return self._read(real)
+
+    def _read(self, path: Path) -> bytes | None:
+        try:
+            # the path is free of links: if one was put there since, it is not followed
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size > self._max_bytes:
+                    raise too_large(self._max_bytes)
+                return file.read()
+        except OSError:
+            return None
+
+    def read_upload(self, relative: str) -> bytes | None:
+        """An upload `<project>/<name>`, in any of the places where people mount them; its plain name last."""
+        for folder in _UPLOAD_FOLDERS:
+            if (found := self.read(folder + relative)) is not None:
+                return found
+        return self.read(relative.rpartition("/")[2])
+
+
+def _outside(relative: str) -> MediaRefused:
+    return MediaRefused(
+        f"The path {shorten(relative)!r} leads out of the shared folder.",
+        hint="If a link is meant to lead there, name the folder behind it in the settings.",
+    )

@@ -1,0 +1,136 @@
+"""The one door: a reference becomes bytes, then an upright picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from labelloop.core.errors import MediaUndecodable
+from labelloop.core.pictures import Picture
+from labelloop.core.regions import Size
+from labelloop.core.settings import Settings
+from labelloop.core.tasks import MediaRef
+from labelloop.media.cache import Cache, Entry
+from labelloop.media.disk import SharedFolder
+from labelloop.media.fetch import Fetched, Fetcher, decode_data_uri
+from labelloop.media.flights import Flights
+from labelloop.media.guard import Guard, Resolve, system_resolve
+from labelloop.media.image import decode
+from labelloop.media.references import Origin, OriginFor, Source, locate, no_address
+from labelloop.media.transport import Transport
+from labelloop.media.urls import Url
+
+Observe = Callable[[str, float], None]
+"""Called with "fetch" and "decode" (seconds) and "cache_hit" and "cache_miss" (1.0), from the loading thread."""
+
+RETRIES_S = (0.2, 0.8)
+
+
+def _ignore(name: str, value: float) -> None:
+    pass
+
+
+class MediaLoader:
+    """Gets the media of tasks. One for the whole process; its methods are called from several threads.
+
+    `origin_for` finds the Label Studio of a project. `resolve` looks host names up. All methods raise MediaError.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        origin_for: OriginFor,
+        *,
+        observe: Observe = _ignore,
+        resolve: Resolve = system_resolve,
+        retries_s: Sequence[float] = RETRIES_S,
+    ) -> None:
+        self._origin_for = origin_for
+        self._observe = observe
+        self._max_bytes = settings.media_max_size
+        self._max_pixels = settings.media_max_pixels
+        self._ttl_s = settings.media_cache_ttl_s
+        allow = settings.media_allow_hosts
+        guard = Guard((allow,) if isinstance(allow, str) else allow, resolve=resolve)
+        self._transport = Transport(guard)
+        self._fetcher = Fetcher(
+            self._transport, max_bytes=self._max_bytes, timeout_s=settings.media_timeout_s, retries_s=retries_s
+        )
+        self._cache = Cache(settings.home / "cache" / "media", max_bytes=settings.media_cache_size)
+        self._uploads = self._folder(settings.image_dir)
+        self._local_files = self._folder(settings.local_files_root)
+        self._flights: Flights[bytes] = Flights()
+
+    def _folder(self, root: Path | None) -> SharedFolder | None:
+        return SharedFolder(root, max_bytes=self._max_bytes) if root else None
+
+    def fetch(self, ref: MediaRef) -> bytes:
+        """The bytes as they are stored; whether they are a picture is not looked at."""
+        return self._timed_fetch(ref)[0]
+
+    def load(self, ref: MediaRef, *, min_size: Size | None = None, letterbox: bool = False) -> Picture:
+        """The upright picture. `min_size` and `letterbox` allow a reduced one, see `image.decode`."""
+        data, source = self._timed_fetch(ref)
+        started = time.perf_counter()
+        try:
+            return decode(data, min_size=min_size, letterbox=letterbox, max_pixels=self._max_pixels)
+        except MediaUndecodable:
+            if source is not None:  # a log-in page, or half a file: the next try may bring the picture
+                self._cache.discard(source.identity)
+            raise
+        finally:
+            self._observe("decode", time.perf_counter() - started)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._transport.close()
+
+    def _timed_fetch(self, ref: MediaRef) -> tuple[bytes, Source | None]:
+        started = time.perf_counter()
+        try:
+            return self._fetch(ref)
+        finally:
+            self._observe("fetch", time.perf_counter() - started)
+
+    def _fetch(self, ref: MediaRef) -> tuple[bytes, Source | None]:
+        """The bytes, and where they came from unless that is the reference itself or a shared disk."""
+        if ref.uri[:5].lower() == "data:":
+            return decode_data_uri(ref.uri, max_bytes=self._max_bytes), None
+        origin = self._origin_for(ref.project_id)
+        source = locate(ref, origin)
+        if (found := self._read_shared(source)) is not None:
+            return found, None
+        if source.url is None:
+            raise no_address(ref.uri)
+        return self._remote(source.url, source, origin), source
+
+    def _read_shared(self, source: Source) -> bytes | None:
+        if source.upload and self._uploads:
+            return self._uploads.read_upload(source.upload)
+        if source.local_file and self._local_files:
+            return self._local_files.read(source.local_file)
+        return None
+
+    def _remote(self, url: Url, source: Source, origin: Origin | None) -> bytes:
+        entry = self._cache.get(source.identity)
+        if entry is not None and self._is_fresh(entry, source):
+            self._observe("cache_hit", 1.0)
+            return entry.body
+        return self._flights.run(source.identity, lambda: self._download(url, source, origin))
+
+    def _is_fresh(self, entry: Entry, source: Source) -> bool:
+        # an age below zero: the clock was set back
+        return source.forever or 0 <= time.time() - entry.fetched_at < self._ttl_s
+
+    def _download(self, url: Url, source: Source, origin: Origin | None) -> bytes:
+        # look again: another thread may have come back with it since this one looked
+        entry = self._cache.get(source.identity)
+        if entry is not None and self._is_fresh(entry, source):
+            self._observe("cache_hit", 1.0)
+            return entry.body
+        known = Fetched(entry.body, entry.etag) if entry is not None else None
+        fetched = self._fetcher.get(url, source, origin, known=known)
+        self._observe("cache_hit" if fetched.is_known else "cache_miss", 1.0)
+        self._cache.put(source.identity, fetched.body, etag=fetched.etag)
+        return fetched.body
