@@ -45,6 +45,8 @@ def nms(xyxy: Floats, scores: Floats, *, iou_threshold: float, classes: NDArray[
         xywh += (np.asarray(classes, np.float64)[order] * (xywh.max() - xywh.min() + 1))[:, None]
     xywh[:, 2:] -= xywh[:, :2]
     boxes: Any = xywh  # cv2's stubs ask for lists; arrays are taken as they are, without an object for each box
-    ranks: Any = np.arange(len(order), 0, -1, np.float32)  # cv2 drops scores of 0 and refuses a threshold below it
+    ranks: Any = np.arange(len(order), 0, -1).astype(
+        np.float32
+    )  # cv2 drops scores of 0 and refuses a threshold below it
     kept = cv2.dnn.NMSBoxes(boxes, ranks, 0.0, iou_threshold)
     return np.asarray(order[np.asarray(kept, np.intp).reshape(-1)])
