@@ -7,7 +7,6 @@ kept as a template beside the runtime, with its user and tokens, and every later
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ import msgspec
 
 from labelloop.core.errors import RuntimeSetupError
 from labelloop.runtimes import venvs
-from labelloop.runtimes.processes import child, tail, take_port
+from labelloop.runtimes.processes import child, inherited_environment, tail, take_port
 from labelloop.runtimes.venvs import Progress, Runtime
 
 HOST = "127.0.0.1"
@@ -149,7 +148,8 @@ def _environment(data_dir: Path, url: str, credentials: Credentials) -> dict[str
     named variables are passed on.
     """
     private = str(data_dir / "config")
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
+    passed_on = {name: value for name, value in inherited_environment().items() if name in _PASSED_ON}
+    return passed_on | {
         "HOME": private,
         "XDG_CONFIG_HOME": private,
         "XDG_DATA_HOME": private,

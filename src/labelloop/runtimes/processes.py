@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from labelloop.core.errors import RuntimeSetupError
@@ -54,6 +54,11 @@ def child(
         stop(process)
 
 
+def inherited_environment(*, without: Collection[str] = ()) -> dict[str, str]:
+    """Our environment to hand on, less some names."""
+    return {name: value for name, value in os.environ.items() if name not in without}
+
+
 def stop(process: subprocess.Popen[bytes], *, grace_s: float = 10.0) -> None:
     """End `process` and its group; returns when the process is gone. Harmless when it has already ended."""
     _signal_group(process.pid, signal.SIGTERM)
@@ -69,6 +74,11 @@ def stop(process: subprocess.Popen[bytes], *, grace_s: float = 10.0) -> None:
 def _signal_group(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):  # the whole group has ended
         os.killpg(pid, number)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child of ours has ended; it can still be waited for afterwards."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def tail(log: Path, *, lines: int = 15) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from labelloop.core.errors import RuntimeSetupError
-from labelloop.runtimes.processes import tail
+from labelloop.runtimes.processes import inherited_environment, tail
 
 Progress = Callable[[str], None]
 State = Literal["missing", "incomplete", "outdated", "ready"]
@@ -142,11 +141,14 @@ def remove(home: Path, name: str) -> bool:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes; the kernel releases it when the holder dies."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock between processes; the kernel releases it when the holder dies.
+
+    Raises BlockingIOError when somebody else holds it and `wait` is false.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 
@@ -255,6 +257,4 @@ def _advice(text: str, runtime: Runtime) -> str:
 
 def _pip_environment() -> dict[str, str]:
     """Ours without what points Python at somebody else's packages."""
-    return {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-    }
+    return inherited_environment(without=("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"))
