@@ -98,7 +98,7 @@ def _register(registry: Registry, settings: Settings, *, model: Path | None, lab
     if model is None:
         return add_model(registry, None, ModelCard(name="ocr", engine="ocr", task="ocr"), settings)
     name = re.sub(r"[^0-9A-Za-z._-]+", "-", model.stem).strip("-_.") or "model"
-    card = read_card(model, name=name)
+    card = read_card(model.with_suffix(".yaml"), name=name)
     if labels is not None:
         card = msgspec.structs.replace(card, labels=read_labels(labels))
     return add_model(registry, model, card, settings)
