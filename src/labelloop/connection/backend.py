@@ -12,6 +12,8 @@ import msgspec
 HEALTH_LIMIT_S = 1.0
 """Label Studio waits this long for /health (ML_TIMEOUT_HEALTH)."""
 
+_POLL_S = 0.2
+
 BasicAuth = tuple[str, str]
 
 
@@ -64,6 +66,20 @@ class BackendProbe:
             return Answer(response.status_code, msgspec.json.decode(response.content), "", seconds)
         except msgspec.DecodeError:
             return Answer(response.status_code, None, "the answer is not JSON", seconds)
+
+
+def wait_for_model(probe: BackendProbe, version: str, *, timeout_s: float = 5.0) -> bool:
+    """Whether the backend knows `version` within the time: it reads the store about once a second. False as well for a
+    backend that cannot say, or that works on another store."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        body = probe.ready().body
+        if not isinstance(body, dict) or not isinstance(body.get("models"), dict):
+            return False
+        if version in body["models"]:
+            return True
+        time.sleep(_POLL_S)
+    return False
 
 
 def basic_header(basic_auth: BasicAuth) -> str:

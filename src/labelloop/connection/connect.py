@@ -7,17 +7,18 @@ from typing import Any
 
 import msgspec
 
+from labelloop.connection import project_checks as checks
 from labelloop.connection import wiring
-from labelloop.connection.addresses import is_loopback, reachable_from_outside
 from labelloop.connection.backend import BackendProbe, BasicAuth, basic_header
 from labelloop.connection.findings import Finding, attempt, fail, failed, ok, warn
+from labelloop.connection.server_checks import check_rules
 from labelloop.core.errors import LabelStudioRejected
 from labelloop.labelstudio.client import ANNOTATION_EVENTS, Client
 from labelloop.labelstudio.records import Backend, Project, Webhook
 
 DEFAULT_TITLE = "labelloop"
 
-_PASS_THEM = "Pass --basic-auth-user and --basic-auth-pass as the backend was started with."
+_CREDENTIALS_FIX = "Pass --basic-auth-user and --basic-auth-pass as the backend was started with."
 
 
 class ConnectReport(msgspec.Struct, frozen=True):
@@ -54,7 +55,8 @@ def connect(
     found = client.find_project(project)
     backend_url = backend_url.rstrip("/")
     answering, findings = _our_side(client, backend_url, basic_auth)
-    findings += _address_rules(client, backend_url)
+    # Asked before anything is stored: a webhook refused half way leaves a backend row without one.
+    findings += check_rules(client, backend_url)
     if failed(findings):
         return ConnectReport(found, None, None, (), tuple(findings))
 
@@ -77,6 +79,7 @@ def connect(
     findings += attempt("we reach the pictures", lambda: [wiring.to_pictures(client, found)])
     findings += wiring.precedence(backends, backend, found)
     findings.append(wiring.shown_version(found, backend))
+    findings += checks.check_model(backend, found)
     return ConnectReport(found, backend, webhook, tuple(changes), tuple(findings))
 
 
@@ -104,27 +107,9 @@ def _our_side(client: Client, backend_url: str, basic_auth: BasicAuth | None) ->
         return False, [*findings, warn(check, f"{backend_url} does not answer here: {reason}.", fix)]
     if probe.versions().status == 401:
         message = f"{backend_url} asks for {'another' if basic_auth else 'a'} user name and password."
-        return True, [*findings, fail(check, message, _PASS_THEM)]
+        return True, [*findings, fail(check, message, _CREDENTIALS_FIX)]
     message = f"{backend_url} answers /health here in {health.seconds * 1000:.0f} ms."
     return True, [*findings, ok(check, message)]
-
-
-def _address_rules(client: Client, backend_url: str) -> list[Finding]:
-    """Ask before anything is stored: a webhook refused half way leaves a backend row without one."""
-    check, findings = "Label Studio may call it", []
-    try:
-        client.check_backend_address(backend_url)
-        client.check_webhook_address(wiring.webhook_url(backend_url))
-    except LabelStudioRejected as error:
-        if error.status == 400:
-            message = f"{error.message} Predictions will work, but labelloop will not hear of annotations at once."
-            findings.append(warn(check, message, error.hint))
-        elif error.hint:
-            findings.append(fail(check, error.message, error.hint))
-    if is_loopback(backend_url) and not is_loopback(client.base_url):
-        message = f"Label Studio runs at {client.base_url}: there, {backend_url} is its own machine, not this one."
-        findings.append(warn(check, message, reachable_from_outside(backend_url, client.base_url)))
-    return findings or [ok(check, "Its address rules allow predictions and webhooks.")]
 
 
 def _refused(
@@ -133,7 +118,7 @@ def _refused(
     """Why POST or PATCH /api/ml was refused, by the words in Label Studio's answer."""
     check, text = "Label Studio reaches the backend", error.message
     if "authentication parameters" in text:
-        return fail(check, "The backend refuses the user name and password that Label Studio sends.", _PASS_THEM)
+        return fail(check, "The backend refuses the user name and password that Label Studio sends.", _CREDENTIALS_FIX)
     row = Backend(id=0, url=backend_url, project=project.id, state="DI")
     if "valid ML backend" in text:
         reason = re.search(r"Reason: (.*?)\.*(?: Check the ML backend|$)", text)

@@ -13,12 +13,14 @@ Status = Literal["ok", "warn", "fail", "skipped"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One line of a report. `fix` is a command, a setting or a step; a finding that is not ok always has one."""
+    """One line of a report. `fix` is a command, a setting or a step; a finding that is not ok always has one.
+    `subject` is the project it is about, empty for the servers."""
 
     check: str
     status: Status
     message: str
     fix: str = ""
+    subject: str = ""
 
 
 def ok(check: str, message: str) -> Finding:
