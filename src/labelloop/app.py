@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import structlog
-from starlette.applications import Starlette
+from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from labelloop.core import plugins
@@ -30,7 +30,7 @@ from labelloop.media.load import MediaLoader
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
 from labelloop.serving.projects import Projects
-from labelloop.serving.slots import Slots
+from labelloop.serving.slots import Load, Slots
 from labelloop.store.artifacts import Artifacts
 from labelloop.store.db import open_database
 from labelloop.store.events import Events
@@ -137,21 +137,21 @@ class Parts(NamedTuple):
     predictor: Predictor
 
 
-def assemble(settings: Settings, *, model: str | None = None) -> Parts:
-    """Make the parts; models begin to load in the background."""
+def assemble(settings: Settings, *, model: str | None = None, load: Load | None = None) -> Parts:
+    """Make the parts; models begin to load in the background. `load` replaces how a version becomes an Engine."""
     store = open_store(settings)
     if settings.models_dir is not None:
         add_models_dir(store.registry, settings.models_dir, settings)
     default = default_model(store.registry, model, settings) if model else None
     metrics = Metrics()
     slots = Slots(
-        lambda version: load_engine(store.registry, settings, version),
+        load or (lambda version: load_engine(store.registry, settings, version)),
         limit=settings.max_loaded,
         metrics=metrics,
         max_batch=settings.max_batch,
     )
     projects = Projects(settings, store.registry, slots, default=default)
-    origins = Origins(settings, store.registry.connections)
+    origins = Origins(settings, store.registry.connections, trust_setup=is_private(settings))
     media = MediaLoader(settings, origins.of, observe=_media_observer(metrics))
     predictor = Predictor(
         media,
@@ -176,7 +176,7 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
         add_model=lambda path, card: add_model(registry, path, card, settings),
         assign=registry.bind,
     )
-    warnings = exposure_warnings(settings, auth)
+    warnings = exposure_warnings(settings)
     for warning in warnings:
         log.warning(warning)
     routes = [
@@ -196,7 +196,8 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
             await asyncio.to_thread(close, parts)
 
     paths = frozenset(route.path for route in routes)
-    return Edge(Starlette(routes=routes, lifespan=lifespan), auth=auth, metrics=parts.metrics, paths=paths)
+    # a bare router: Starlette's own error layer would answer before ours could, and again after it
+    return Edge(Router(routes, lifespan=lifespan), auth=auth, metrics=parts.metrics, paths=paths)
 
 
 async def follow_store(parts: Parts) -> None:
@@ -214,19 +215,26 @@ def close(parts: Parts) -> None:
     """End the threads; what was begun is finished."""
     parts.predictor.close()
     parts.slots.close()
+    parts.media.close()
 
 
-def exposure_warnings(settings: Settings, auth: BasicAuth) -> list[str]:
-    """What an operator should know about who can reach this server."""
+def is_private(settings: Settings) -> bool:
+    """Whether strangers are kept out: a password is demanded, or only this machine can connect."""
+    if settings.basic_auth_user or settings.basic_auth_pass.get_secret_value():
+        return True
     host, _ = settings.listen
     try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        local = False
-    if local or auth.enabled:
+        return False
+
+
+def exposure_warnings(settings: Settings) -> list[str]:
+    """What an operator should know about who can reach this server."""
+    if is_private(settings):
         return []
     return [
-        f"Listening on {host} without a password: anybody who reaches this port can use the models. "
+        f"Listening on {settings.listen[0]} without a password: anybody who reaches this port can use the models. "
         "Set --basic-auth-user and --basic-auth-pass, and run labelloop connect again."
     ]
 

@@ -124,7 +124,7 @@ class Protocol:
     async def _record(self, event: Event) -> Response:
         self._metrics.events.labels(event.action if event.action in ACTIONS else "other").inc()
         number = await asyncio.to_thread(self._events.record, event)
-        log.info("event", action=event.action, project=event.project_id, event=number)
+        log.info("event", action=event.action, project=event.project_id, number=number)
         return reply({"status": "recorded", "job": str(number)}, status=201)
 
     async def versions(self, _request: Request) -> Response:

@@ -14,11 +14,13 @@ from labelloop.labelstudio.tokens import Credentials
 
 
 class Origin:
-    """One Label Studio: `base_url` is where we reach it, `public_urls` are the other names it goes by."""
+    """One Label Studio: `base_url` is where we reach it, `public_urls` are the other names it goes by. `trusted`: an
+    operator named this address, so it may be a private one."""
 
-    def __init__(self, credentials: Credentials, public_urls: tuple[str, ...]) -> None:
+    def __init__(self, credentials: Credentials, *, public_urls: tuple[str, ...], trusted: bool) -> None:
         self.base_url = credentials.base_url
         self.public_urls = public_urls
+        self.trusted = trusted
         self._credentials = credentials
 
     def authorization(self) -> str | None:
@@ -33,8 +35,13 @@ class Origin:
 class Origins:
     """Finds the Origin of a project. Safe to use from several threads."""
 
-    def __init__(self, settings: Settings, connections: Callable[[], Sequence[tuple[str, str]]]) -> None:
+    def __init__(
+        self, settings: Settings, connections: Callable[[], Sequence[tuple[str, str]]], *, trust_setup: bool
+    ) -> None:
+        """`trust_setup`: only Label Studio can call `/setup` (a password, or a loopback address), so the address that
+        it hands over may be a private one."""
         self._settings = settings
+        self._trust_setup = trust_setup
         self._read_connections = connections
         self._connections = list(connections())
         self._handed_over: dict[int, tuple[str, str]] = {}
@@ -58,8 +65,12 @@ class Origins:
         url, token = self._known(hostname)
         if not url:
             return None
-        public = tuple({hostname} - {"", url})
-        return Origin(self._credentials_of(url, token or handed_token), public)
+        named = url == self._settings.label_studio_url or any(url == saved for saved, _ in self._connections)
+        return Origin(
+            self._credentials_of(url, token or handed_token),
+            public_urls=tuple({hostname} - {"", url}),
+            trusted=named or self._trust_setup,
+        )
 
     def _known(self, hostname: str) -> tuple[str, str]:
         own_url, own_token = self._settings.label_studio_url, self._settings.label_studio_token.get_secret_value()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 
@@ -24,8 +24,11 @@ class _Server(uvicorn.Server):
 class LoopbackServer:
     """A context manager; `url` is known from the constructor on. It can be stopped and started again on its port."""
 
-    def __init__(self, app: Any, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, app: Any, *, host: str = "127.0.0.1", port: int = 0, lifespan: Literal["on", "off"] = "off"
+    ) -> None:
         self._app = app
+        self._lifespan: Literal["on", "off"] = lifespan
         self._socket: socket.socket | None = _listening(host, port)
         self.host, self.port = host, int(self._socket.getsockname()[1])
         self.url = f"http://{host}:{self.port}"
@@ -37,7 +40,7 @@ class LoopbackServer:
         listening = self._socket or _listening(self.host, self.port)
         self._socket = None
         config = uvicorn.Config(
-            self._app, log_level="error", lifespan="off", access_log=False, timeout_graceful_shutdown=1
+            self._app, log_level="error", lifespan=self._lifespan, access_log=False, timeout_graceful_shutdown=1
         )
         self._server = _Server(config)
         self._thread = threading.Thread(

@@ -1,0 +1,3 @@
+from conftest_http import start, studio
+
+__all__ = ["start", "studio"]
