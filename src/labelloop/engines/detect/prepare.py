@@ -76,8 +76,9 @@ class Normaliser:
     and one addition, each left out where it does nothing."""
 
     def __init__(self, spec: InputSpec, *, dtype: str) -> None:
-        std = np.asarray(spec.std, np.float64)
-        factor, shift = spec.scale / std, -np.asarray(spec.mean, np.float64) / std  # type: ignore[operator]
+        std = np.asarray(spec.std or (1, 1, 1), np.float64)
+        factor = (1.0 if spec.scale is None else spec.scale) / std
+        shift = -np.asarray(spec.mean or (0, 0, 0), np.float64) / std
         self._dtype = np.dtype(dtype)
         self._factor = None if np.all(factor == 1) else factor.astype(np.float32)
         self._shift = None if np.all(shift == 0) else shift.astype(np.float32)

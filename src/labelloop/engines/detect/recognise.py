@@ -57,6 +57,7 @@ HEADS: tuple[type[Head], ...] = (
 )
 FAMILIES = {head.family: head for head in HEADS}
 DEFAULT_SIZE_WH = (640, 640)
+AS_IT_IS = InputSpec(color="rgb", resize="stretch", pad=0.0, scale=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 _LONGEST_METADATA = 1_000_000
 
 
@@ -196,18 +197,13 @@ def _with_background(names: tuple[str, ...], model: str) -> tuple[str, ...]:
 
 
 def _complete(given: InputSpec, usual: InputSpec, *, image: Tensor, size_wh: tuple[int, int] | None) -> InputSpec:
-    def either(field: str, otherwise: object) -> object:
-        values = (getattr(given, field), getattr(usual, field), otherwise)
-        return next(value for value in values if value is not None)
-
     if not image.is_float:  # a file that takes bytes scales by itself
         usual = InputSpec(color=usual.color, resize=usual.resize, pad=usual.pad)
-    return InputSpec(
-        size_wh=size_wh,
-        color=either("color", "rgb"),  # type: ignore[arg-type]
-        resize=either("resize", "stretch"),  # type: ignore[arg-type]
-        pad=either("pad", 0.0),  # type: ignore[arg-type]
-        scale=either("scale", 1.0),  # type: ignore[arg-type]
-        mean=either("mean", (0.0, 0.0, 0.0)),  # type: ignore[arg-type]
-        std=either("std", (1.0, 1.0, 1.0)),  # type: ignore[arg-type]
+    return msgspec.structs.replace(_over(given, _over(usual, AS_IT_IS)), size_wh=size_wh)
+
+
+def _over(first: InputSpec, second: InputSpec) -> InputSpec:
+    """`second`, with every field that `first` sets."""
+    return msgspec.structs.replace(
+        second, **{name: value for name, value in msgspec.structs.asdict(first).items() if value is not None}
     )
