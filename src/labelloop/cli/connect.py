@@ -30,7 +30,10 @@ def connect(
     """Connect PROJECT to labelloop. Safe to repeat."""
     from labelloop.app import open_registry
     from labelloop.cli import report as terminal
+    from labelloop.cli.doctor import coverage
     from labelloop.connection.connect import connect as connect_project
+    from labelloop.connection.findings import Finding, failed
+    from labelloop.connection.project_checks import check_labels
     from labelloop.core.settings import read_settings
     from labelloop.labelstudio.client import Client
 
@@ -54,11 +57,14 @@ def connect(
             basic_auth=basic_auth(settings),
             interactive=interactive,
         )
+        labels: list[Finding] = []
+        if report.backend is not None:
+            labels += check_labels(client, report.project, report.backend, coverage(settings, registry))
     registry.save_connection(address, key)
-    terminal.print_findings(report.findings, out)
+    shown = terminal.print_findings([*report.findings, *labels], out)
     for change in report.changes:
         out.print(f"  {change}", markup=False)
-    if not report.ok:
+    if failed(shown):
         raise typer.Exit(1)
     done = "is connected" if report.changes else "was connected already"
     out.print(f"\nProject {report.project.id} {done}: {address}/projects/{report.project.id}/data", markup=False)

@@ -10,7 +10,7 @@ from labelloop.connection import project_checks as checks
 from labelloop.connection import server_checks as servers
 from labelloop.connection import wiring
 from labelloop.connection.backend import BackendProbe
-from labelloop.connection.findings import Finding, attempt, fail, failed, skipped
+from labelloop.connection.findings import Finding, attempt, fail, failed, skipped, warn
 from labelloop.connection.project_checks import Coverage, Look
 from labelloop.connection.server_checks import Installation
 from labelloop.labelstudio.client import Client
@@ -43,14 +43,14 @@ def examine(
     if not installation.url:
         hint = "Pass --url http://host:8080 or set LABEL_STUDIO_URL."
         yield fail("address", "Label Studio's address is not known.", hint)
-        yield from servers.check_backend(installation.backend_url, installation.basic_auth)
+        yield from servers.check_backend(installation)
         return
     with Client(installation.url, installation.token, attempts=1, timeout_s=30.0) as client:
         address = list(attempt("address", lambda: servers.check_address(client)))
         yield from address
         token = [] if failed(address) else list(attempt("token", lambda: servers.check_token(client)))
         yield from token
-        backend = list(servers.check_backend(installation.backend_url, installation.basic_auth))
+        backend = list(servers.check_backend(installation))
         yield from backend
         if failed([*address, *token]):
             message = (
@@ -98,7 +98,8 @@ class _Rounds:
                 yield from self._project(project, backends)
         if not seen:
             message = f"No project is connected to {self._installation.backend_url}."
-            yield Finding("projects", "warn", message, "labelloop connect PROJECT")
+            fix = f"labelloop connect PROJECT --backend-url {self._installation.backend_url}"
+            yield warn("projects", message, fix)
 
     def _project(self, project: Project, backends: list[Backend]) -> Iterator[Finding]:
         """One check after the other; an error of Label Studio ends one, not all."""
@@ -113,7 +114,7 @@ class _Rounds:
         yield from attempt("webhook", lambda: checks.check_webhook(client, project, url, auth))
         yield from attempt("storages", lambda: checks.check_storages(client, project))
         if coverage is not None:
-            yield from attempt("labels", lambda: checks.check_labels(project, row, coverage))
+            yield from attempt("labels", lambda: checks.check_labels(client, project, row, coverage))
         yield from attempt("picture", lambda: checks.check_picture(client, project, self._look))
         if not self._answering:
             fix = "Mend the backend's failed line above."

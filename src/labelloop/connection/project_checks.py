@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -42,9 +43,9 @@ def check_rows(
     else:
         yield ok("registered", f"{rows[0].title!r} at {rows[0].url} is registered.")
     yield wiring.from_label_studio(rows[0], reachable_here=reachable_here, base_url=client.base_url)
-    yield from wiring.precedence(backends, rows[0], project)
+    yield from wiring.precedence(client, project, backends, rows[0])
     yield from check_model(rows[0], project)
-    yield wiring.shown_version(project, rows[0])
+    yield wiring.shown_version(client, project, rows[0])
     if 'smart="true"' in project.label_config and not rows[0].is_interactive:
         message = "The label config has smart tools, but the backend is not registered for interactive predictions."
         yield warn("smart tools", message, f"{connect} --interactive")
@@ -112,7 +113,7 @@ def _storage(storage: Storage) -> Finding:
     return ok(check, f"{name}: files come from pre-signed addresses that Label Studio hands out.")
 
 
-def check_labels(project: Project, row: Backend | None, coverage: Coverage) -> Iterator[Finding]:
+def check_labels(client: Client, project: Project, row: Backend | None, coverage: Coverage) -> Iterator[Finding]:
     """Which classes of the model go nowhere and which labels nobody fills."""
     version = (row.model_version if row else "") or ""
     if version == NO_MODEL:
@@ -124,12 +125,15 @@ def check_labels(project: Project, row: Backend | None, coverage: Coverage) -> I
         yield skipped("labels", message, fix)
         return
     model, label_map = found
-    where = f"/projects/{project.id}/settings/labeling"
+    where = wiring.page(client, project, "settings/labeling")
     if not label_map.targets:
+        unnamed = all(re.fullmatch(r"class_\d+", name) for name in label_map.unmapped)
         yield fail(
             "labels",
             f"No class of {model} fits the label config ({_some(label_map.unmapped) or 'it names no classes'}).",
-            f'Add predicted_values="CLASS" to a label at {where}, or serve with --labels-file.',
+            "The file carries no class names: labelloop models add FILE.onnx --name NAME --labels names.txt (or coco)"
+            if unnamed
+            else f'Add predicted_values="CLASS" to a label at {where}, or serve with --labels-file.',
         )
         return
     mapped = len({name for name, _ in label_map.targets})
@@ -154,7 +158,7 @@ def check_picture(client: Client, project: Project, look: Look | None) -> Iterat
         return
     tasks = client.tasks(project.id, page_size=1).tasks
     if not tasks:
-        yield skipped("picture", "The project has no tasks.", f"Import some: /projects/{project.id}/import")
+        yield skipped("picture", "The project has no tasks.", f"Import some: {wiring.page(client, project, 'data')}")
         return
     try:
         size = look(project, tasks[0])
@@ -173,7 +177,7 @@ def check_prediction(client: Client, project: Project, row: Backend | None, prob
     check = "prediction"
     tasks = client.tasks(project.id, page_size=1).tasks
     if not tasks:
-        yield skipped(check, "The project has no tasks.", f"Import some: /projects/{project.id}/import")
+        yield skipped(check, "The project has no tasks.", f"Import some: {wiring.page(client, project, 'data')}")
         return
     answer = probe.predict(predict_request(project, tasks[0]))
     log = "Look at the backend's log."

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from labelloop.connection.addresses import is_loopback, reachable_from_outside
+from labelloop.connection.addresses import is_loopback, reachable_from_outside, same_address
 from labelloop.connection.backend import HEALTH_LIMIT_S, Answer, BackendProbe, BasicAuth
 from labelloop.connection.findings import Finding, fail, ok, warn
 from labelloop.connection.wiring import webhook_url
@@ -28,11 +28,13 @@ def check_address(client: Client) -> Iterator[Finding]:
     """Reachable, and really Label Studio, at its own path."""
     try:
         release = client.version()
-        # /api/version answers below any path; /health only at the right one.
-        client.health()
     except LabelStudioRejected as error:
         message = f"{client.base_url} is not Label Studio's address: {error.message}"
-        yield fail("address", message, error.hint or NOT_LABEL_STUDIO_HINT)
+        yield fail("address", message, NOT_LABEL_STUDIO_HINT)
+        return
+    if not client.is_at_api():
+        message = f"Label Studio {release} answers at {client.base_url}, but its API is at another path."
+        yield fail("address", message, NOT_LABEL_STUDIO_HINT)
         return
     yield ok("address", f"Label Studio {release} answers at {client.base_url}.")
 
@@ -51,9 +53,14 @@ def check_token(client: Client) -> Iterator[Finding]:
         )
 
 
-def check_backend(backend_url: str, basic_auth: BasicAuth | None) -> Iterator[Finding]:
+def check_backend(installation: Installation) -> Iterator[Finding]:
     """The backend as seen from here: answers, fast enough, lets us in, models warm."""
-    check, probe = "backend", BackendProbe(backend_url, basic_auth=basic_auth)
+    check, backend_url, basic_auth = "backend", installation.backend_url, installation.basic_auth
+    if same_address(backend_url, installation.url):
+        fix = "Give the backend's own address as --backend-url, for instance http://127.0.0.1:9090."
+        yield fail(check, f"{backend_url} is Label Studio itself.", fix)
+        return
+    probe = BackendProbe(backend_url, basic_auth=basic_auth)
     health = probe.health()
     if not health.fine:
         yield _not_answering(backend_url, health)

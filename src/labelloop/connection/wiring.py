@@ -84,7 +84,7 @@ def from_label_studio(backend: Backend, *, reachable_here: bool, base_url: str) 
     )
 
 
-def precedence(backends: Sequence[Backend], backend: Backend, project: Project) -> list[Finding]:
+def precedence(client: Client, project: Project, backends: Sequence[Backend], backend: Backend) -> list[Finding]:
     """Label Studio asks only the backend with the lowest id for predictions, whichever title is selected."""
     first = min(backends, key=lambda row: row.id, default=backend)
     if first.id >= backend.id:
@@ -94,15 +94,15 @@ def precedence(backends: Sequence[Backend], backend: Backend, project: Project) 
             "first backend",
             f"Label Studio takes predictions only from the backend with the lowest id: {first.title!r} at {first.url} "
             f"(id {first.id}), not from {backend.title!r} (id {backend.id}).",
-            f"Delete {first.title!r} under {model_page(project)}, or keep both and use ours for smart tools only.",
+            f"Delete {first.title!r} at {page(client, project, 'settings/ml')}, or use ours for smart tools only.",
         )
     ]
 
 
-def shown_version(project: Project, backend: Backend) -> Finding:
+def shown_version(client: Client, project: Project, backend: Backend) -> Finding:
     """`project.model_version` is the title of a backend (live calls) or the name of stored predictions (no calls)."""
     check = "shown predictions"
-    where = f"/projects/{project.id}/settings/annotation (Use predictions to prelabel tasks)"
+    where = f"{page(client, project, 'settings/annotation')} (Use predictions to prelabel tasks)"
     if project.model_version == backend.title and project.show_collab_predictions:
         return ok(check, f"The project shows live predictions of {backend.title!r}.")
     if not project.show_collab_predictions:
@@ -118,8 +118,9 @@ def shown_version(project: Project, backend: Backend) -> Finding:
     )
 
 
-def model_page(project: Project) -> str:
-    return f"/projects/{project.id}/settings/ml"
+def page(client: Client, project: Project, path: str) -> str:
+    """The address of one of the project's web pages."""
+    return f"{client.base_url}/projects/{project.id}/{path}"
 
 
 def first_picture(client: Client, project: Project) -> tuple[int, str, str] | None:
@@ -142,7 +143,7 @@ def to_pictures(client: Client, project: Project) -> Finding:
             check,
             "skipped",
             "The project has no task that names a file.",
-            f"Import some pictures: /projects/{project.id}/data",
+            f"Import some pictures: {page(client, project, 'data')}",
         )
     task, key, address = found
     if address.startswith("http") and not same_address(_origin(address), _origin(client.base_url)):

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from labelloop.core.errors import LabelStudioRejected
+from labelloop.core.errors import LabelStudioAuthError, LabelStudioRejected
 from labelloop.labelstudio.records import (
     Backend,
     Imported,
@@ -104,6 +104,16 @@ class Client:
     def health(self) -> bool:
         """Whether the server says it is up. Needs no token; raises when it does not answer."""
         return self._ask("GET", "/health", dict[str, Any], public=True).get("status") == "UP"
+
+    def is_at_api(self) -> bool:
+        """Whether `base_url` has the right path: /api/version and /health also answer below any other. Sends no token."""
+        try:
+            self._ask("GET", "/api/current-user/whoami", User, public=True)
+        except LabelStudioAuthError:
+            return True
+        except LabelStudioRejected:
+            return False
+        return True
 
     def whoami(self) -> User:
         return self._ask("GET", "/api/current-user/whoami", User)

@@ -168,6 +168,6 @@ def _access_in(response: httpx.Response) -> str:
     if not access:
         raise LabelStudioAuthError(
             f"{response.url} does not exchange personal access tokens (status {response.status_code}).",
-            hint="Check the address (with its sub-path, if it has one); Label Studio before 1.15 needs a legacy token.",
+            hint="Check the address (with its sub-path, if it has one); a release without personal access tokens needs a legacy one.",
         )
     return str(access)
