@@ -61,6 +61,8 @@ class Cache:
 
     def get(self, identity: str) -> Entry | None:
         """The entry, fresh or not, marked as used now; None if there is none or it is damaged."""
+        if not self._max_bytes:
+            return None
         try:
             fd = os.open(self._path(identity), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:  # not there; another process may evict at any moment
@@ -123,6 +125,9 @@ class Cache:
     def _locked(self) -> Iterator[None]:
         """Alone among the threads of this process and among all processes. Raises OSError."""
         with self._lock:
+            if self._lock_fd >= 0 and os.fstat(self._lock_fd).st_nlink == 0:  # someone deleted the folder
+                os.close(self._lock_fd)
+                self._lock_fd, self._oldest = -1, None
             if self._lock_fd < 0:
                 os.makedirs(self._folder, mode=0o700, exist_ok=True)
                 self._lock_fd = os.open(f"{self._folder}/total", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

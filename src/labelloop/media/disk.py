@@ -27,23 +27,21 @@ class SharedFolder:
         """
         if relative.startswith("/") or "\0" in relative or ".." in relative.replace("\\", "/").split("/"):
             raise _outside(relative)
-        path = self._root / relative
-        if not path.is_file():  # a named pipe would block for ever, hence not just "exists"
-            return None
-        real = path.resolve()
-        if not real.is_relative_to(self._root):
-            raise _outside(relative)
-        return self._read(real)
-
-    def _read(self, path: Path) -> bytes | None:
         try:
-            # the path is free of links: if one was put there since, it is not followed
-            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
-                if os.fstat(file.fileno()).st_size > self._max_bytes:
-                    raise too_large(self._max_bytes)
-                return file.read()
-        except OSError:
+            path = (self._root / relative).resolve()
+            if not path.is_relative_to(self._root):
+                raise _outside(relative)
+            # a named pipe would block for ever, hence not just "exists"
+            return self._read(path) if path.is_file() else None
+        except OSError:  # a name too long, a folder that is closed to us
             return None
+
+    def _read(self, path: Path) -> bytes:
+        # the path is free of links: if one was put there since, it is not followed
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size > self._max_bytes:
+                raise too_large(self._max_bytes)
+            return file.read()
 
     def read_upload(self, relative: str) -> bytes | None:
         """An upload `<project>/<name>`, in any of the places where people mount them; its plain name last."""

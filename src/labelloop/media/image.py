@@ -81,7 +81,7 @@ def _reduced(data: bytes, stored: Size, min_size: Size, *, letterbox: bool) -> P
         if not (_suffices(small, min_size, letterbox) and _suffices(_swapped(small), min_size, letterbox)):
             continue
         if small.width == small.height and width != height:
-            return None
+            continue
         bgr = _imdecode(data, flags)
         if bgr is None:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 from urllib.parse import parse_qs, unquote
 
@@ -97,7 +98,7 @@ def _own(value: str, origin: Origin | None, *, below: str | None = None) -> Sour
         url = base._replace(target=base.target + encode_target(path + question + query))
     return Source(
         url=url,
-        identity=f"own {url!r}" if url else "",
+        identity=f"own {url.whole}" if url else "",
         own=True,
         trusted=origin is not None and origin.trusted,
         forever=path.startswith(_UPLOAD),
@@ -115,8 +116,17 @@ def _strip(path: str, origin: Origin | None) -> str:
 
 
 def _prefixes(origin: Origin | None) -> list[str]:
-    names = (origin.base_url, *origin.public_urls) if origin else ()
-    return sorted({base.target for name in names if (base := parse_base(name)).target}, key=len, reverse=True)
+    names = _names(origin) if origin else []
+    return sorted({name.target for name in names if name.target}, key=len, reverse=True)
+
+
+def _names(origin: Origin) -> list[Url]:
+    """Every address of Label Studio, the one to use first."""
+    names = [parse_base(origin.base_url)]
+    for public in origin.public_urls:
+        with suppress(MediaRefused):  # whatever somebody wrote into Label Studio's own settings
+            names.append(parse_base(public))
+    return names
 
 
 def _check_segments(path: str) -> None:
@@ -129,14 +139,14 @@ def _check_segments(path: str) -> None:
 def _http(uri: str, origin: Origin | None) -> Source:
     url = parse_url(uri)
     if origin is not None:
-        base = parse_base(origin.base_url)
-        for name in (base, *map(parse_base, origin.public_urls)):
+        base, *others = _names(origin)
+        for name in (base, *others):
             if _is_at(url, name) and (found := _own(url.target, origin, below=name.target)):
                 return found
         if is_below(url, base):
             # pages of Label Studio itself, such as /static/samples: no secret, hence no token
-            return Source(url=url, identity=f"http {url!r}", trusted=origin.trusted)
-    return Source(url=url, identity=f"http {url!r}")
+            return Source(url=url, identity=f"http {url.whole}", trusted=origin.trusted)
+    return Source(url=url, identity=f"http {url.whole}")
 
 
 def _is_at(url: Url, name: Url) -> bool:
@@ -171,7 +181,7 @@ def _cloud(ref: MediaRef, uri: str, origin: Origin | None) -> Source:
     scope = ref.project_id if ref.project_id is not None else where
     return Source(
         url=url,
-        identity=f"cloud {base!r} {scope} {uri}",
+        identity=f"cloud {base.whole} {scope} {uri}",
         own=True,
         trusted=origin.trusted,
     )

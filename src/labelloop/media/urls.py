@@ -40,6 +40,11 @@ class Url(NamedTuple):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
+    @property
+    def whole(self) -> str:
+        """The full address with all its secrets: for the hash that the cache makes of it."""
+        return f"{self.scheme}://{self.authorization or ''}@{self.host_header}{self.target}"
+
     def __str__(self) -> str:
         """For messages: without user, password and query, which are where secrets and signatures are kept."""
         return shorten(f"{self.scheme}://{self.host_header}{self.path}")
