@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,8 +28,8 @@ class Family(NamedTuple):
     resize: str
     suppresses: bool = False
     can_batch: bool = True
-    more: dict[str, Any] = {}
-    card: dict[str, Any] = {"labels": NAMES}
+    more: Mapping[str, Any] = MappingProxyType({})
+    card: Mapping[str, Any] = MappingProxyType({"labels": NAMES})
 
 
 FAMILIES = [

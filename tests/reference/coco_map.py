@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-FLOOR = 0.001
+Floats = NDArray[np.float64]
 MOST = 300
 
 
@@ -34,7 +34,7 @@ class Reference:
     def __init__(self, model_path: Path) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = 2
+        options.intra_op_num_threads = 1
         self._session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
         recipes = {"yolox": _yolox, "nanodet": _nanodet, "deimv2": _deim}
         self._recipe = next(recipe for name, recipe in recipes.items() if model_path.name.startswith(name))
@@ -43,11 +43,16 @@ class Reference:
         xyxy, scores = self._recipe(self._session, image_rgb)
         height, width = image_rgb.shape[:2]
         xyxy = np.clip(xyxy, 0, (width, height, width, height))
-        return _suppressed(xyxy, scores) if self._recipe is not _deim else _listed(xyxy, scores)
+        if self._recipe is _yolox:
+            return _suppressed(xyxy, scores, floor=0.001, iou_threshold=0.65)[:MOST]
+        if self._recipe is _nanodet:
+            return _suppressed(xyxy, scores, floor=0.05, iou_threshold=0.6)[:MOST]
+        return _listed(xyxy, scores)[:MOST]
 
 
 def reference_detections(model_path: Path, image_rgb: NDArray[np.uint8]) -> list[Detection]:
-    """Everything above 0.001 that the model (one of the three in the shared folder) sees, best first."""
+    """What the model (one of the three in the shared folder) sees, best first, down to a score of 0.001 (NanoDet, as in
+    its own code, 0.05)."""
     return Reference(model_path)(image_rgb)
 
 
@@ -76,7 +81,7 @@ def box_map(detections: Mapping[int, Sequence[Detection]], coco_json: Path) -> f
     return float(evaluation.stats[0])
 
 
-def _yolox(session: ort.InferenceSession, rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _yolox(session: ort.InferenceSession, rgb: NDArray[np.uint8]) -> tuple[Floats, Floats]:
     side = 416
     ratio = min(side / rgb.shape[0], side / rgb.shape[1])
     small = cv2.resize(rgb, (round(rgb.shape[1] * ratio), round(rgb.shape[0] * ratio)))
@@ -96,10 +101,14 @@ def _yolox(session: ort.InferenceSession, rgb: NDArray[np.uint8]) -> tuple[NDArr
     return np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1) / ratio, rows[:, 4:5] * rows[:, 5:]
 
 
-def _nanodet(session: ort.InferenceSession, rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _nanodet(session: ort.InferenceSession, rgb: NDArray[np.uint8]) -> tuple[Floats, Floats]:
     side = 320
-    bgr = cv2.resize(rgb, (side, side))[:, :, ::-1].astype(np.float64)
-    normal = (bgr - (103.53, 116.28, 123.675)) / (57.375, 57.12, 58.395)
+    ratio = min(side / rgb.shape[0], side / rgb.shape[1])
+    small = cv2.resize(rgb, (round(rgb.shape[1] * ratio), round(rgb.shape[0] * ratio)))
+    left_pad, top_pad = (side - small.shape[1]) // 2, (side - small.shape[0]) // 2
+    frame = np.zeros((side, side, 3))
+    frame[top_pad : top_pad + small.shape[0], left_pad : left_pad + small.shape[1]] = small
+    normal = (frame[:, :, ::-1] - (103.53, 116.28, 123.675)) / (57.375, 57.12, 58.395)
     names = [output.name for output in session.get_outputs()]
     outputs = dict(
         zip(names, session.run(None, {"input.1": normal.transpose(2, 0, 1)[None].astype(np.float32)}), strict=True)
@@ -113,11 +122,10 @@ def _nanodet(session: ort.InferenceSession, rgb: NDArray[np.uint8]) -> tuple[NDA
         x = (np.arange(across * across) % across + 0.5) * stride
         y = (np.arange(across * across) // across + 0.5) * stride
         boxes.append(np.stack([x - left, y - top, x + right, y + bottom], 1))
-    scale = (rgb.shape[1] / side, rgb.shape[0] / side)
-    return np.concatenate(boxes) * (*scale, *scale), np.concatenate(scores)
+    return (np.concatenate(boxes) - (left_pad, top_pad, left_pad, top_pad)) / ratio, np.concatenate(scores)
 
 
-def _deim(session: ort.InferenceSession, rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _deim(session: ort.InferenceSession, rgb: NDArray[np.uint8]) -> tuple[Floats, Floats]:
     small = cv2.resize(rgb, (320, 320)).astype(np.float64) / 255
     original = np.array([[rgb.shape[1], rgb.shape[0]]], np.int64)
     feeds = {"images": small.transpose(2, 0, 1)[None].astype(np.float32), "orig_target_sizes": original}
@@ -127,30 +135,24 @@ def _deim(session: ort.InferenceSession, rgb: NDArray[np.uint8]) -> tuple[NDArra
     return boxes.astype(np.float64), scores
 
 
-def _listed(xyxy: NDArray[np.float64], scores: NDArray[np.float64]) -> list[Detection]:
-    rows, labels = np.nonzero(scores > FLOOR)
+def _listed(xyxy: Floats, scores: Floats, *, floor: float = 0.001) -> list[Detection]:
+    rows, labels = np.nonzero(scores > floor)
     found = [
         Detection(tuple(xyxy[row].tolist()), float(scores[row, label]), int(label))
         for row, label in zip(rows, labels, strict=True)
     ]
-    return sorted(found, key=lambda detection: -detection.score)[:MOST]
+    return sorted(found, key=lambda detection: -detection.score)
 
 
-def _suppressed(xyxy: NDArray[np.float64], scores: NDArray[np.float64], iou_threshold: float = 0.65) -> list[Detection]:
-    """The best class of each box, then for each class the best box, without what overlaps it, and so on."""
+def _suppressed(xyxy: Floats, scores: Floats, *, floor: float, iou_threshold: float) -> list[Detection]:
+    """The best class of each box; then the best box of each class, without what overlaps it, and so on."""
     single = np.where(scores == scores.max(1, keepdims=True), scores, 0)
     kept: list[Detection] = []
-    for candidate in _listed_all(xyxy, single):
+    for candidate in _listed(xyxy, single, floor=floor):
         rivals = (other for other in kept if other.label == candidate.label)
         if all(iou_of(candidate.xyxy, other.xyxy) <= iou_threshold for other in rivals):
             kept.append(candidate)
-    return kept[:MOST]
-
-
-def _listed_all(xyxy: NDArray[np.float64], scores: NDArray[np.float64]) -> list[Detection]:
-    rows, labels = np.nonzero(scores > FLOOR)
-    order = np.argsort(-scores[rows, labels], kind="stable")
-    return [Detection(tuple(xyxy[rows[i]].tolist()), float(scores[rows[i], labels[i]]), int(labels[i])) for i in order]
+    return kept
 
 
 def iou_of(first: Sequence[float], second: Sequence[float]) -> float:
