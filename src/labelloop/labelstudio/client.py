@@ -106,7 +106,7 @@ class Client:
         return self._ask("GET", "/health", dict[str, Any], public=True).get("status") == "UP"
 
     def is_at_api(self) -> bool:
-        """Whether `base_url` has the right path: /api/version and /health also answer below any other. Sends no token."""
+        """Whether `base_url` has the right path: /api/version and /health answer below any other as well. No token."""
         try:
             self._ask("GET", "/api/current-user/whoami", User, public=True)
         except LabelStudioAuthError:

@@ -227,7 +227,8 @@ def _flat(key: str, value: Any) -> str:
 def _redirected(response: httpx.Response, base_url: str) -> LabelStudioError:
     target = response.headers.get("location", "")
     asked = response.request.url.path
-    if target.startswith("https://") and base_url.startswith("http://"):
+    same_host = urlsplit(target).hostname == urlsplit(base_url).hostname
+    if same_host and target.startswith("https://") and base_url.startswith("http://"):
         better = "https://" + target.removeprefix("https://").split("?")[0].removesuffix(asked)
         return LabelStudioUnreachable(
             f"{base_url} redirects to https.", hint=f"Use --url {better.rstrip('/')} (or LABEL_STUDIO_URL)."
@@ -276,12 +277,13 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 def _pause(first_s: float) -> tenacity.wait.wait_base:
     """Doubling with jitter, or what Retry-After says if that is longer."""
-    doubling = tenacity.wait_exponential_jitter(initial=first_s, max=_LONGEST_WAIT_S, jitter=first_s / 2)
+    doubling = tenacity.wait_exponential(multiplier=first_s, max=_LONGEST_WAIT_S)
+    jitter = tenacity.wait_random(0, first_s / 2)
 
     class Pause(tenacity.wait.wait_base):
         def __call__(self, state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after_s if isinstance(error, _Again) else 0.0
-            return max(asked, doubling(state))
+            return max(asked, doubling(state) + jitter(state))
 
     return Pause()

@@ -23,7 +23,6 @@ TokenKind = Literal["empty", "legacy", "personal", "access"]
 REFRESH_BEFORE_S = 30.0
 """An access token with less than this left is replaced before it is used."""
 
-_JUST_REFRESHED_S = 2.0
 _WHERE = "Label Studio shows it under Account & Settings > Personal Access Token"
 
 
@@ -78,8 +77,8 @@ class Credentials:
         self._timeout_s = timeout_s
         self._transport = transport
         self._lock = threading.Lock()
+        self._given = threading.local()
         self._access = ""
-        self._fetched_at = 0.0
         self._stale_at = 0.0
 
     @property
@@ -98,22 +97,24 @@ class Credentials:
             raise LabelStudioAuthError(
                 "There is no Label Studio token.", hint=f"Pass --token or set LABEL_STUDIO_API_KEY; {_WHERE}."
             )
-        if access := self._fresh():
-            return f"Bearer {access}"
-        with self._lock:
-            access = self._fresh() or self._exchange()
+        access = self._fresh()
+        if not access:
+            with self._lock:
+                access = self._fresh() or self._exchange()
+        self._given.access = access
         return f"Bearer {access}"
 
     def refresh(self) -> bool:
         """After a 401: true when a new access token is at hand and one more try makes sense.
 
-        Threads that got their 401 together share one exchange. False for tokens that cannot be exchanged, and for
+        Threads that got their 401 together share one exchange: each compares the token that it was given last with the
+        one that is there now. False for tokens that cannot be exchanged, and for
         personal tokens that Label Studio no longer takes.
         """
         if self.kind != "personal":
             return False
         with self._lock:
-            if self._access and self._clock() - self._fetched_at < _JUST_REFRESHED_S:
+            if self._access != getattr(self._given, "access", self._access):
                 return True
             try:
                 self._exchange()
@@ -131,10 +132,9 @@ class Credentials:
         lifetime_s = float(claims.get("exp", 0)) - float(claims.get("iat", 0))
         if "exp" not in claims or lifetime_s <= 0:
             lifetime_s = 300.0
-        now = self._clock()
         # A server set to very short lives must not make us ask before every single request.
-        self._access, self._fetched_at = access, now
-        self._stale_at = now + max(lifetime_s - REFRESH_BEFORE_S, lifetime_s / 2)
+        self._access = access
+        self._stale_at = self._clock() + max(lifetime_s - REFRESH_BEFORE_S, lifetime_s / 2)
         return access
 
     def _ask(self) -> httpx.Response:
@@ -168,6 +168,6 @@ def _access_in(response: httpx.Response) -> str:
     if not access:
         raise LabelStudioAuthError(
             f"{response.url} does not exchange personal access tokens (status {response.status_code}).",
-            hint="Check the address (with its sub-path, if it has one); a release without personal access tokens needs a legacy one.",
+            hint="Check the address and its sub-path; a release without personal access tokens needs a legacy one.",
         )
     return str(access)

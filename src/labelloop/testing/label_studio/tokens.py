@@ -26,10 +26,10 @@ class Tokens:
     """`api_tokens_enabled` and `legacy_api_tokens_enabled` are the organisation's two switches."""
 
     clock: Callable[[], float]
-    legacy: str = field(default_factory=lambda: secrets.token_hex(20))
+    legacy: str = field(default_factory=lambda: secrets.token_hex(20), repr=False)
     api_tokens_enabled: bool = True
     legacy_api_tokens_enabled: bool = True
-    personal: str = ""
+    personal: str = field(default="", repr=False)
     refreshes: int = 0
     """How many access tokens were given out."""
     _secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
