@@ -83,9 +83,7 @@ def _unbase64(data: bytes) -> bytes:
 class Fetcher:
     """GETs a Source. `retries_s` are the pauses before further tries after a broken connection or a busy server."""
 
-    def __init__(
-        self, transport: Transport, *, max_bytes: int, timeout_s: float, retries_s: Sequence[float] = (0.2, 0.8)
-    ) -> None:
+    def __init__(self, transport: Transport, *, max_bytes: int, timeout_s: float, retries_s: Sequence[float]) -> None:
         self._transport = transport
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
@@ -97,17 +95,15 @@ class Fetcher:
         Raises MediaError of every kind; after `timeout_s` for all tries and redirects together, MediaTimeout.
         """
         deadline = time.monotonic() + self._timeout_s
-        for pause_s in (*self._retries_s, None):
+        for pause_s in self._retries_s:
             try:
                 return self._follow(url, source, origin, known=known, deadline=deadline)
             except Broken as error:
-                if pause_s is None:
-                    raise
                 wait_s = _jittered(pause_s, at_least=error.after_s if isinstance(error, Busy) else 0.0)
                 if time.monotonic() + wait_s >= deadline:
                     raise
                 time.sleep(wait_s)
-        raise AssertionError("the last try returns or raises")
+        return self._follow(url, source, origin, known=known, deadline=deadline)
 
     def _follow(
         self, url: Url, source: Source, origin: Origin | None, *, known: Fetched | None, deadline: float
