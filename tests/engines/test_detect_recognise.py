@@ -14,7 +14,9 @@ from labelloop.core.cards import InputSpec, ModelCard
 from labelloop.core.errors import ModelError, ModelUnrecognised
 from labelloop.core.plugins import load
 from labelloop.engines.detect import DetectEngine
+from labelloop.engines.detect.recognise import recognise
 from labelloop.engines.labels import COCO, COCO91
+from labelloop.engines.onnx import Signature, Tensor
 from reference import tiny_models as tiny
 from reference.tiny_models import NAMES, Thing
 
@@ -89,6 +91,59 @@ def test_shapes_that_look_alike_are_told_apart(
     path = tiny.save(tmp_path / "x.onnx", outputs, size_wh=(416, 416), **options)
     labels = ("one", "two") if family == "ultralytics-e2e" else ()
     assert describe(path, labels=labels).family == family
+
+
+@pytest.mark.parametrize(
+    ("operators", "family"),
+    [
+        pytest.param({"x": "Sigmoid", "output": "Transpose"}, "yolox", id="as exported"),
+        pytest.param({"x": "Transpose", "output": "Cast"}, "yolox", id="half precision"),
+        pytest.param({"x": "Transpose", "output": "DequantizeLinear"}, "yolox", id="int8"),
+        pytest.param({"x": "Exp", "output": "Concat"}, "yolox-decoded", id="decoded"),
+        pytest.param({"x": "Exp", "output": "Transpose"}, "yolox-decoded", id="decoded, then turned"),
+        pytest.param({"x": "Mul", "output": "Concat"}, None, id="decoded without Exp (YOLOv6): the card must say so"),
+    ],
+)
+def test_operators_tell_raw_from_decoded(operators: dict[str, str], family: str | None) -> None:
+    signature = Signature(
+        inputs=(Tensor("images", (1, 3, 416, 416), "float32"),),
+        outputs=(Tensor("output", (1, 3549, 85), "float32"),),
+        producers=operators,
+    )
+    if family is None:
+        with pytest.raises(ModelUnrecognised):
+            recognise(signature, ModelCard(name="tiny", labels=COCO))
+    else:
+        assert recognise(signature, ModelCard(name="tiny", labels=COCO))[0].family == family
+
+
+@pytest.mark.parametrize(
+    ("shape", "metadata", "family"),
+    [
+        pytest.param(("b", "rows", 8), {}, "ultralytics-v5", id="v5: three names, eight columns"),
+        pytest.param(("b", 7, "rows"), {}, "ultralytics-v8", id="v8: three names, seven rows"),
+        pytest.param(("b", 300, 6), {}, "ultralytics-e2e", id="v10: 300 rows, six columns"),
+        pytest.param(("b", "rows", 6), {"end2end": "True"}, "ultralytics-e2e", id="26: said by the metadata"),
+        pytest.param(("b", "rows", 6), {"args": "{'nms': True}"}, "ultralytics-e2e", id="suppressed in the file"),
+        pytest.param(("b", "rows", 6), {"names": "['one']"}, "ultralytics-v5", id="v5: one name, six columns"),
+        pytest.param(("b", "rows", 85), {"names": "['one']"}, None, id="columns that fit nothing"),
+        pytest.param(("b", 300, 38), {}, None, id="a mask's coefficients behind the class"),
+    ],
+)
+def test_free_axes_are_settled_by_the_metadata(
+    shape: tuple[Any, ...], metadata: dict[str, str], family: str | None
+) -> None:
+    signature = Signature(
+        inputs=(Tensor("images", ("b", 3, "h", "w"), "float32"),),
+        outputs=(Tensor("output0", shape, "float32"),),
+        metadata=tiny.ultralytics_metadata(size_wh=(640, 640)) | metadata,
+    )
+    if family is None:
+        with pytest.raises(ModelUnrecognised):
+            recognise(signature, ModelCard(name="tiny"))
+    else:
+        head, card = recognise(signature, ModelCard(name="tiny"))
+        assert (head.family, card.input.size_wh) == (family, (640, 640))
 
 
 def test_known_class_names_settle_what_the_shape_cannot(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def nms(xyxy: Floats, scores: Floats, *, iou_threshold: float, classes: NDArray[
     """
     if not len(scores):
         return np.empty(0, np.intp)
-    import cv2  # here: core is imported by parts that never see a picture, and OpenCV takes 100 ms to load
+    import cv2  # here: core is imported by parts that never see a picture
 
     order = np.argsort(-np.asarray(scores), kind="stable")
     xywh = np.asarray(xyxy, np.float64)[order]

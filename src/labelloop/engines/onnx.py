@@ -101,7 +101,7 @@ def _tensor(node: ort.NodeArg) -> Tensor:
 
 
 def _open(path: Path, device: str, *, optimise: bool) -> tuple[ort.InferenceSession, str]:
-    import onnxruntime as ort  # here: 60 ms and tens of megabytes that a process without models need not pay
+    import onnxruntime as ort  # here: 35 ms and tens of megabytes that a process without models need not pay
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -44,7 +44,7 @@ def prepare(picture: Picture, spec: InputSpec) -> Prepared:
     inner_w, inner_h, left, top = _place(picture.size, (width, height), spec)
     rgb: Array = picture.rgb
     while rgb.shape[1] >= 2 * inner_w and rgb.shape[0] >= 2 * inner_h and min(rgb.shape[:2]) > 1:
-        # exact halves have a fast path: 12 megapixels to 416 in 10 ms; INTER_AREA in one step takes 160 ms
+        # exact halves have a fast path: 12 megapixels to 416 in 16 ms; INTER_AREA in one step takes 96 ms
         rgb = cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA)
     if rgb.shape[:2] != (inner_h, inner_w):
         rgb = cv2.resize(rgb, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)

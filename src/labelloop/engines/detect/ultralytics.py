@@ -67,7 +67,7 @@ class UltralyticsV8(Head, frozen=True):
 
     def decode(self, outputs: Sequence[Array], *, floor: float) -> Iterator[Found]:
         for picture in outputs[0]:
-            # the maximum over the first axis runs along contiguous rows: 0.2 ms for 80 x 8400, 2 ms when transposed
+            # filter before transposing: 0.2 ms for 84 x 8400, and 1.9 ms with a transposed copy of everything
             columns = np.flatnonzero(picture[4:].max(axis=0) > floor)
             kept = as_float32(picture[:, columns].T)
             index, scores, classes = best_class(kept[:, 4:], floor)

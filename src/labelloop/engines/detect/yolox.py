@@ -19,6 +19,9 @@ from labelloop.engines.onnx import Array, as_float32
 
 STRIDES = (8, 16, 32)
 NANODET_COLUMNS = 32
+RAW_ENDS = ("Transpose", "Cast", "DequantizeLinear")
+"""Converters to half precision and to int8 add the other two behind the Transpose. (YOLOv6 has the same shape, decoded without
+an Exp, and ends in a Concat.)"""
 COCO_CLASSES = 80
 
 
@@ -82,12 +85,12 @@ def _has_exp(clues: Clues) -> bool:
 
 
 def _is_raw(clues: Clues) -> bool:
-    return not _has_exp(clues) and clues.signature.producers.get(clues.outputs[0].name) == "Transpose"
+    return not _has_exp(clues) and clues.signature.producers.get(clues.outputs[0].name) in RAW_ENDS
 
 
 def _confident(picture: Array, floor: float) -> tuple[Array, Floats, Array]:
     """Rows whose objectness times best class is above `floor`. Objectness first: it bounds the product, and for a
-    usual picture leaves some 50 of 3,549 rows."""
+    usual picture leaves some 320 of 3,549 rows."""
     likely = np.flatnonzero(picture[:, 4] > floor)
     kept = as_float32(picture[likely])
     index, scores, classes = best_class(kept[:, 5:] * kept[:, 4:5], floor)
