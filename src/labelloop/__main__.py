@@ -1,6 +1,5 @@
-"""`python -m labelloop` is `labelloop`."""
+"""`python -m labelloop` is the `labelloop` command."""
 
 from labelloop.cli import main
 
-if __name__ == "__main__":
-    main()
+main()

@@ -139,9 +139,8 @@ def test_an_unreadable_label_config_says_why(start) -> None:
 
 def test_a_click_gives_the_box_around_it(start, studio) -> None:
     def find(_picture: Any) -> tuple[Region, ...]:
-        return tuple(Region(Box((x, 0.0, x + 30, 40.0)), "car", 0.9) for x in (0.0, 40.0)) + (
-            Region(Box((0.0, 0.0, 80.0, 40.0)), "car", 0.8),
-        )
+        boxes = ((0.0, 0.0, 30.0, 40.0), (40.0, 0.0, 70.0, 40.0), (0.0, 0.0, 80.0, 40.0))
+        return tuple(Region(Box(box), "car", 0.9) for box in boxes)
 
     backend = start(engine=FakeEngine(find))
     backend.setup(1, studio=studio)

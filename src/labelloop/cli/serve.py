@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import typer
@@ -44,6 +45,9 @@ def serve(
         basic_auth_pass=basic_auth_pass,
         log_level=log_level,
     )
+    # Threads that decode and infer hand over to the event loop through the interpreter's lock. At the default of 5 ms a
+    # busy loop keeps the others waiting that long (measured: 16 callers of an empty model, p50 7 ms instead of SWITCH).
+    sys.setswitchinterval(0.0005)
     configure_logs(level=settings.log_level, form=settings.log_format)
     application = create_app(settings, assemble(settings, model=model))
     address, number = settings.listen

@@ -1,0 +1,106 @@
+"""The table of settings: names that people already use, helpful errors, nothing read twice."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from labelloop.core.errors import SettingsError
+from labelloop.core.settings import parse_bytes, read_settings, table
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("LABELLOOP_", "LABEL_STUDIO_", "ML_", "BASIC_AUTH")):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("LABELLOOP_LABEL_STUDIO_URL", "http://ls/sub/", "label_studio_url", "http://ls/sub"),
+        ("LABEL_STUDIO_URL", "http://ls", "label_studio_url", "http://ls"),
+        ("LABEL_STUDIO_HOSTNAME", "http://ls", "label_studio_url", "http://ls"),
+        ("LABEL_STUDIO_HOST", "http://ls", "label_studio_url", "http://ls"),
+        ("ML_LABELS", "car, dog", "labels", ("car", "dog")),
+        ("ML_PROVIDER", "cuda", "device", "cuda"),
+        ("LABELLOOP_DEVICE", "gpu:0", "device", "cuda:0"),
+        ("LABEL_STUDIO_BASE_DATA_DIR", "/data", "image_dir", Path("/data")),
+        ("LABELLOOP_MEDIA_CACHE_SIZE", "200MB", "media_cache_size", 200_000_000),
+        ("BASIC_AUTH_USER", "ann", "basic_auth_user", "ann"),
+        ("ML_SERVER_BASIC_AUTH_USER", "ann", "basic_auth_user", "ann"),
+    ],
+)
+def test_names_that_people_already_use(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, field: str, expected: object
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(read_settings(), field) == expected
+
+
+@pytest.mark.parametrize("name", ["LABELLOOP_LABEL_STUDIO_TOKEN", "LABEL_STUDIO_API_KEY", "LABEL_STUDIO_TOKEN"])
+def test_tokens_are_never_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "topsecret")
+    settings = read_settings()
+    assert settings.label_studio_token.get_secret_value() == "topsecret"
+    assert "topsecret" not in repr(settings) + str(settings)
+
+
+@pytest.mark.parametrize(
+    ("environment", "listen"),
+    [
+        ({}, ("127.0.0.1", 9090)),
+        ({"ML_BACKEND_ADDR": "0.0.0.0", "ML_BACKEND_PORT": "8003"}, ("0.0.0.0", 8003)),
+        ({"ML_BACKEND_ADDR": "0.0.0.0:8004"}, ("0.0.0.0", 8004)),
+        ({"LABELLOOP_HOST": "::1", "LABELLOOP_PORT": "1"}, ("::1", 1)),
+    ],
+)
+def test_where_to_listen(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], listen: tuple[str, int]) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert read_settings().listen == listen
+
+
+def test_a_typo_is_an_error_that_names_the_near_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABELLOOP_MEDIA_CACHE_SIZ", "1")
+    with pytest.raises(SettingsError, match="Did you mean LABELLOOP_MEDIA_CACHE_SIZE"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("LABELLOOP_PORT", "99999", "LABELLOOP_PORT"),
+        ("LABELLOOP_DEVICE", "tpu", "cuda:0"),
+        ("LABELLOOP_MEDIA_MAX_SIZE", "big", "200MB"),
+        ("LABEL_STUDIO_URL", "localhost:8080", "http://"),
+    ],
+)
+def test_a_bad_value_says_what_a_good_one_looks_like(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=words):
+        read_settings()
+
+
+def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABELLOOP_PORT", "1")
+    assert read_settings(port=2).port == 2
+    assert read_settings(port=None).port == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5", 5), ("1kB", 1000), ("1.5 G", 1_500_000_000), ("2 MiB", 2_000_000), (7, 7)]
+)
+def test_sizes(text: object, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+def test_every_setting_has_a_line_of_help_and_a_name() -> None:
+    for name, environment, _, help_text in table():
+        assert environment.startswith(f"LABELLOOP_{name.upper()}"), name
+        assert len(help_text) > 10, name
