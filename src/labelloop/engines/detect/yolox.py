@@ -20,8 +20,8 @@ from labelloop.engines.onnx import Array, as_float32
 STRIDES = (8, 16, 32)
 NANODET_COLUMNS = 32
 RAW_ENDS = ("Transpose", "Cast", "DequantizeLinear")
-"""Converters to half precision and to int8 add the other two behind the Transpose. (YOLOv6 has the same shape, decoded without
-an Exp, and ends in a Concat.)"""
+"""Converters to half precision and to int8 add the other two behind the Transpose. (YOLOv6 has the same shape, is
+decoded without an Exp, and ends in a Concat.)"""
 COCO_CLASSES = 80
 
 
