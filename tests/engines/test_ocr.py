@@ -20,7 +20,7 @@ from labelloop.core.pictures import Picture
 from labelloop.core.regions import Box, Polygon, Region, Size
 from labelloop.demo.pictures import Drawn, draw_pictures
 from labelloop.engines.base import EngineOptions
-from labelloop.engines.ocr import OcrEngine, quad_to_shape, reading_order
+from labelloop.engines.ocr import OcrEngine, page_tilt_deg, quad_to_shape, reading_order
 
 pytest.importorskip("rapidocr", reason="needs the extra labelloop[ocr]")
 
@@ -107,11 +107,22 @@ def test_reading_order_is_rows_from_top_to_bottom(tilt_deg: float, scale: float)
     axes = np.array([turn[1] - turn[0], turn[3] - turn[0]])
     page = np.array(ROWS) @ axes * scale
     shuffled = [3, 0, 4, 2, 1]
-    assert [shuffled[i] for i in reading_order(page[shuffled])] == [0, 1, 2, 3, 4]
+    assert page_tilt_deg(page) == pytest.approx(tilt_deg)
+    assert [shuffled[i] for i in reading_order(page[shuffled], tilt_deg=tilt_deg)] == [0, 1, 2, 3, 4]
 
 
-def test_no_lines_have_an_order_too() -> None:
-    assert reading_order(np.zeros((0, 4, 2))) == []
+def test_a_page_without_lines_has_an_order_too() -> None:
+    nothing = np.zeros((0, 4, 2))
+    assert reading_order(nothing, tilt_deg=page_tilt_deg(nothing)) == []
+
+
+def test_short_words_do_not_turn_the_page_and_follow_it_when_they_are_nearly_parallel() -> None:
+    """The angle of a short word is noise of a few degrees; that of a long line is not."""
+    page = np.array([quad(0, 0, 400, 30, -4), *(quad(0, 50 * n, 40, 25, 1) for n in range(1, 6))])
+    assert page_tilt_deg(page) == pytest.approx(-4)
+    follows, differs = quad(0, 0, 40, 25, -2), quad(0, 0, 40, 25, 12)
+    assert quad_to_shape(follows, tilt_deg=-4) == Box((0, 0, 40, 25), angle_deg=-4)
+    assert quad_to_shape(differs, tilt_deg=-4) == Box(pytest.approx((0, 0, 40, 25)), angle_deg=pytest.approx(12))
 
 
 def test_the_card_is_completed_without_a_file() -> None:

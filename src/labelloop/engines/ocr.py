@@ -35,6 +35,8 @@ LOWEST_SCORE = 0.3
 
 STRAIGHT_DEG = 2.0
 """A line tilted by less becomes a box without an angle: a person sees no difference and corrects it more easily."""
+NOISE_DEG = 2.5
+"""A line that differs from its page by less takes the page's angle, so that short words do not dance."""
 RECTANGULAR = 0.93
 """Least share of its minimum-area rectangle that a quad must fill to count as a rectangle."""
 
@@ -113,46 +115,56 @@ class OcrEngine:
         if found.boxes is None or found.txts is None or found.scores is None:  # no text in this picture
             return ()
         quads = np.asarray(found.boxes, dtype=np.float64) * item.scale_xy
+        tilt_deg = page_tilt_deg(quads)
+        shapes = [quad_to_shape(quad, tilt_deg=tilt_deg) for quad in quads]
         return tuple(
-            Region(quad_to_shape(quads[index]), label=LABEL, score=float(found.scores[index]), text=found.txts[index])
-            for index in reading_order(quads)
+            Region(shapes[index], label=LABEL, score=float(found.scores[index]), text=found.txts[index])
+            for index in reading_order(quads, tilt_deg=tilt_deg)
         )
 
 
-def quad_to_shape(quad: NDArray[np.float64]) -> Box | Polygon:
+def page_tilt_deg(quads: NDArray[np.float64]) -> float:
+    """The angle at which most of the text runs, clockwise: the median over lines [n, 4, 2], weighted by length, because
+    a pixel at the end of a short word turns it by degrees."""
+    if not len(quads):
+        return 0.0
+    along = _along(quads)
+    angles, lengths = np.degrees(np.arctan2(along[:, 1], along[:, 0])), np.linalg.norm(along, axis=1)
+    order = np.argsort(angles)
+    return float(angles[order][np.searchsorted(np.cumsum(lengths[order]), lengths.sum() / 2)])
+
+
+def quad_to_shape(quad: NDArray[np.float64], *, tilt_deg: float = 0.0) -> Box | Polygon:
     """The simplest shape that holds a line of text.
 
     `quad` is [4, 2], clockwise from the top left corner of the text. An upright rectangle becomes a Box, a tilted one
-    a Box with an angle, anything else (perspective) a Polygon.
+    a Box with an angle (that of its page where it differs little), anything else (perspective) a Polygon.
     """
-    (width, height), area = cv2.minAreaRect(quad.astype(np.float32))[1], _area(quad)
-    if area < RECTANGULAR * width * height:
+    width, height = cv2.minAreaRect(quad.astype(np.float32))[1]
+    if _area(quad) < RECTANGULAR * width * height:
         return Polygon(tuple((float(x), float(y)) for x, y in quad))
-    top, bottom = quad[1] - quad[0], quad[2] - quad[3]
-    along = top + bottom
+    along = _along(quad[None])[0]
     angle = math.degrees(math.atan2(along[1], along[0]))
+    if abs(angle - tilt_deg) < NOISE_DEG:
+        angle = tilt_deg
     if abs(angle) < STRAIGHT_DEG:
-        (left, upper), (right, lower) = quad.min(axis=0), quad.max(axis=0)
-        return Box((float(left), float(upper), float(right), float(lower)))
-    half_width = (np.linalg.norm(top) + np.linalg.norm(bottom)) / 4
-    half_height = (np.linalg.norm(quad[3] - quad[0]) + np.linalg.norm(quad[2] - quad[1])) / 4
-    x, y = quad.mean(axis=0)
-    xyxy = (float(x - half_width), float(y - half_height), float(x + half_width), float(y + half_height))
-    return Box(xyxy, angle_deg=angle)
+        (left, top), (right, bottom) = quad.min(axis=0), quad.max(axis=0)
+        return Box((float(left), float(top), float(right), float(bottom)))
+    half_width = float(np.linalg.norm(along)) / 2
+    half_height = float(np.linalg.norm(quad[3] - quad[0] + quad[2] - quad[1])) / 4
+    x, y = map(float, quad.mean(axis=0))
+    return Box((x - half_width, y - half_height, x + half_width, y + half_height), angle_deg=angle)
 
 
-def reading_order(quads: NDArray[np.float64]) -> list[int]:
+def reading_order(quads: NDArray[np.float64], *, tilt_deg: float) -> list[int]:
     """Indices of `quads` [n, 4, 2] from top to bottom, and from left to right along a row.
 
-    The page is set upright first, by the middle of the tilts of its lines: on a receipt that lies at an angle of
-    three degrees the price stands higher than its own line. A line joins the row above it when its middle lies in the
-    upper two thirds of the row's first line; fixed pixel distances would break with the size of the picture.
+    The page is set upright first: on a receipt that lies at an angle of three degrees the price stands higher than its
+    own line. A line joins the row above it when its middle lies in the upper two thirds of the row's first line; fixed
+    pixel distances would break with the size of the picture.
     """
-    if not len(quads):
-        return []
-    along = quads[:, 1] - quads[:, 0] + quads[:, 2] - quads[:, 3]
-    tilt = float(np.median(np.arctan2(along[:, 1], along[:, 0])))
-    upright = quads @ np.array([[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]])
+    cos, sin = math.cos(math.radians(tilt_deg)), math.sin(math.radians(tilt_deg))
+    upright = quads @ np.array([[cos, -sin], [sin, cos]])
     upper, lower, left = upright[:, :, 1].min(axis=1), upright[:, :, 1].max(axis=1), upright[:, :, 0].min(axis=1)
     middle = (upper + lower) / 2
     rows: list[list[int]] = []
@@ -163,6 +175,11 @@ def reading_order(quads: NDArray[np.float64]) -> list[int]:
         else:
             rows.append([index])
     return [index for row in rows for index in sorted(row, key=lambda i: float(left[i]))]
+
+
+def _along(quads: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of the upper and the lower edge of each quad [n, 4, 2], as vectors [n, 2] to the end of the line."""
+    return (quads[:, 1] - quads[:, 0] + quads[:, 2] - quads[:, 3]) / 2
 
 
 def _area(quad: NDArray[np.float64]) -> float:
