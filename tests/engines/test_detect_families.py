@@ -196,3 +196,31 @@ def test_torchvision_with_a_free_size_gets_the_picture_as_it_is(tmp_path: Path) 
     prepared = detector.prepare(reduced)
     assert prepared.planes.shape == (3, 240, 160)
     assert rows(detector.predict([prepared])[0])[0][:4] == pytest.approx((20, 40, 220, 440))
+
+
+NO_MEAN, NO_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+COCO_BGR = ((103.53, 116.28, 123.675), (57.375, 57.12, 58.395))
+PREPARED = {
+    "ultralytics-v5": ("rgb", 114, 1 / 255, NO_MEAN, NO_STD),
+    "ultralytics-v8": ("rgb", 114, 1 / 255, NO_MEAN, NO_STD),
+    "ultralytics-e2e": ("rgb", 114, 1 / 255, NO_MEAN, NO_STD),
+    "yolox": ("bgr", 114, 1, NO_MEAN, NO_STD),
+    "yolox-decoded": ("bgr", 114, 1, NO_MEAN, NO_STD),
+    "nanodet": ("bgr", 0, 1, *COCO_BGR),
+    "nanodet-plus": ("bgr", 0, 1, *COCO_BGR),
+    "mmdeploy": ("bgr", 114, 1, *COCO_BGR),
+    "detr": ("rgb", 0, 1 / 255, NO_MEAN, NO_STD),
+    "detr-raw": ("rgb", 0, 1 / 255, NO_MEAN, NO_STD),
+    "detr-softmax": ("rgb", 0, 1 / 255, NO_MEAN, NO_STD),
+    "torchvision": ("rgb", 114, 1 / 255, NO_MEAN, NO_STD),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_pictures_are_prepared_as_the_familys_own_code_does(tmp_path: Path, family: Family) -> None:
+    thing = Thing((100.0, 100.0, 160.0, 160.0), 1, 0.6)
+    path = family.build(tmp_path / "tiny.onnx", [thing], size_wh=family.size_wh, **family.more)
+    color, pad, scale, mean, std = PREPARED[family.name]
+    assert DetectEngine.describe(path, ModelCard(name="tiny", **family.card)).input == InputSpec(
+        size_wh=family.size_wh, color=color, resize=family.resize, pad=pad, scale=scale, mean=mean, std=std
+    )
