@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import msgspec
 
+from labelloop.core.tls import trusted
+
 HEALTH_LIMIT_S = 1.0
 """Label Studio waits this long for /health (ML_TIMEOUT_HEALTH)."""
 
@@ -56,8 +58,8 @@ class BackendProbe:
         headers = {} if body is None else {"Content-Type": "application/json"}
         started = time.perf_counter()
         try:
-            with httpx.Client(timeout=timeout_s, trust_env=False) as http:
-                started = time.perf_counter()  # the client reads the certificate store first, which takes longer
+            with httpx.Client(timeout=timeout_s, verify=trusted(), trust_env=False) as http:
+                started = time.perf_counter()  # reading the certificates, once, takes longer than a backend's answer
                 response = http.request(method, self.url + path, content=content, headers=headers, auth=self._auth)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return Answer(0, None, str(error) or type(error).__name__, time.perf_counter() - started)

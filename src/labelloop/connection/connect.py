@@ -78,7 +78,7 @@ def connect(
     findings.append(wiring.from_label_studio(backend, reachable_here=answering, base_url=client.base_url))
     findings += attempt("we reach the pictures", lambda: [wiring.to_pictures(client, found)])
     findings += wiring.precedence(client, found, backends, backend)
-    findings.append(wiring.shown_version(client, found, backend))
+    findings.append(wiring.shown_version(client, found, backends, backend))
     findings += checks.check_model(backend, found)
     return ConnectReport(found, backend, webhook, tuple(changes), tuple(findings))
 

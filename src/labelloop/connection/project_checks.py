@@ -45,7 +45,7 @@ def check_rows(
     yield wiring.from_label_studio(rows[0], reachable_here=reachable_here, base_url=client.base_url)
     yield from wiring.precedence(client, project, backends, rows[0])
     yield from check_model(rows[0], project)
-    yield wiring.shown_version(client, project, rows[0])
+    yield wiring.shown_version(client, project, backends, rows[0])
     if 'smart="true"' in project.label_config and not rows[0].is_interactive:
         message = "The label config has smart tools, but the backend is not registered for interactive predictions."
         yield warn("smart tools", message, f"{connect} --interactive")

@@ -99,7 +99,7 @@ def precedence(client: Client, project: Project, backends: Sequence[Backend], ba
     ]
 
 
-def shown_version(client: Client, project: Project, backend: Backend) -> Finding:
+def shown_version(client: Client, project: Project, backends: Sequence[Backend], backend: Backend) -> Finding:
     """`project.model_version` is the title of a backend (live calls) or the name of stored predictions (no calls)."""
     check = "shown predictions"
     where = f"{page(client, project, 'settings/annotation')} (Use predictions to prelabel tasks)"
@@ -111,6 +111,9 @@ def shown_version(client: Client, project: Project, backend: Backend) -> Finding
         return warn(
             check, "The project selects no model, so tasks open empty.", f"Select {backend.title!r} at {where}."
         )
+    if project.model_version in [row.title for row in backends]:
+        message = f"The project has {project.model_version!r} selected, another backend, for its live predictions."
+        return warn(check, message, f"Select {backend.title!r} at {where}.")
     return warn(
         check,
         f"The project shows stored predictions of {project.model_version!r} and does not ask the backend for new ones.",

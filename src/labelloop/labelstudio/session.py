@@ -15,6 +15,7 @@ import msgspec
 import tenacity
 
 from labelloop.core.errors import LabelStudioAuthError, LabelStudioError, LabelStudioRejected, LabelStudioUnreachable
+from labelloop.core.tls import trusted
 from labelloop.labelstudio.tokens import Credentials
 
 T = TypeVar("T")
@@ -67,7 +68,9 @@ class Session:
         # A proxy from the environment is for the internet, never for a server on this machine.
         local = urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, 5.0))
-        self._http = httpx.Client(transport=transport, timeout=timeout, trust_env=not local, follow_redirects=False)
+        self._http = httpx.Client(
+            transport=transport, verify=trusted(), timeout=timeout, trust_env=not local, follow_redirects=False
+        )
 
     def close(self) -> None:
         self._http.close()

@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import httpx
 
 from labelloop.core.errors import LabelStudioAuthError, LabelStudioUnreachable
+from labelloop.core.tls import trusted
 
 TokenKind = Literal["empty", "legacy", "personal", "access"]
 
@@ -74,6 +76,8 @@ class Credentials:
         self.kind = kind_of(token)
         self._token = strip_scheme(token)
         self._clock = clock
+        # A proxy from the environment is for the internet, never for a server on this machine.
+        self._local = urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
         self._timeout_s = timeout_s
         self._transport = transport
         self._lock = threading.Lock()
@@ -141,7 +145,7 @@ class Credentials:
         url = f"{self.base_url}/api/token/refresh"
         try:
             with httpx.Client(
-                transport=self._transport, timeout=self._timeout_s, trust_env=self._transport is None
+                transport=self._transport, verify=trusted(), timeout=self._timeout_s, trust_env=not self._local
             ) as http:
                 return http.post(url, json={"refresh": self._token})
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from typing import Any, Literal
@@ -18,7 +19,21 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.ready.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn looks ten times a second whether it should stop; a suite of a hundred servers feels that
+        await self.on_tick(0)
+        if not self.should_exit:
+            await self._stop.wait()
+
+    def stop(self) -> None:
+        """From another thread. Requests in work are dropped, unless the application wants to be told of its end: then
+        they are waited for."""
+        self.should_exit = True
+        self.force_exit = self.config.lifespan == "off"
+        self._loop.call_soon_threadsafe(self._stop.set)
 
 
 class LoopbackServer:
@@ -53,7 +68,7 @@ class LoopbackServer:
     def stop(self) -> None:
         """Afterwards connections are refused."""
         if self._server is not None and self._thread is not None:
-            self._server.should_exit = True
+            self._server.stop()
             self._thread.join(_START_TIMEOUT_S)
             self._server = self._thread = None
         if self._socket is not None:

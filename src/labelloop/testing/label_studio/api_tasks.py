@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from labelloop.testing.label_studio.api_projects import ProjectsApi
 from labelloop.testing.label_studio.exchange import Ask, Call, Refused
 from labelloop.testing.label_studio.outgoing import Outgoing
-from labelloop.testing.label_studio.rows import error_row, list_task_row, next_task_row
+from labelloop.testing.label_studio.rows import error_row, list_task_row, next_task_row, webhook_task_row
 from labelloop.testing.label_studio.selection import query_of, select
 from labelloop.testing.label_studio.state import Project, State, Task
 from labelloop.testing.label_studio.validation import is_valid, objects_in
@@ -117,7 +117,7 @@ class TasksApi:
     def _annotate(self, ask: Ask) -> Any:
         task = self._find(ask.ids["task"])
         row = self._state.add_annotation(task, ask.json())
-        payload = {"annotation": row, "task": list_task_row(self._state, task, everything=False)}
+        payload = {"annotation": row, "task": webhook_task_row(self._state, task)}
         self._outgoing.emit(self._state.projects[task.project_id], "ANNOTATION_CREATED", payload)
         return 201, row
 
@@ -130,7 +130,8 @@ class TasksApi:
         items = [{"data": {key: upload.address}} for upload in uploads] if files else _items(ask.json())
         ids = self._state.add_tasks(project, [item["data"] for item in items], [upload.id for upload in uploads])
         predicted = self._import_parts(project, ids, items)
-        self._outgoing.emit(project, "TASKS_CREATED", {"tasks": [{"id": task} for task in ids]})
+        rows = [webhook_task_row(self._state, self._state.tasks[task]) for task in ids]
+        self._outgoing.emit(project, "TASKS_CREATED", {"tasks": rows})
         answer = {
             "task_count": len(ids),
             "annotation_count": sum(len(item.get("annotations", ())) for item in items),

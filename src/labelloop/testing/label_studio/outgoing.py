@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from labelloop.core.tls import trusted
 from labelloop.testing.label_studio.rows import RELEASE, predict_task_row, webhook_project_row
 from labelloop.testing.label_studio.state import Backend, Project, State, Task
 
@@ -200,7 +201,7 @@ def _send(
 ) -> Outcome:
     """A new connection per call, as Label Studio does."""
     try:
-        with httpx.Client(timeout=timeout, headers=headers, trust_env=False) as http:
+        with httpx.Client(timeout=timeout, headers=headers, verify=trusted(), trust_env=False) as http:
             response = http.request(method, url, json=body, auth=auth)
     except httpx.TimeoutException:
         return Outcome(0, None, f"Read timed out. (read timeout={timeout.read})")

@@ -221,7 +221,17 @@ def predict_task_row(state: State, task: Task, *, interactive: bool = False) -> 
         "annotations": state.annotations.get(task.id, []),
         "predictions": state.predictions.get(task.id, []),
     }
-    return row | {"drafts": [], "allow_skip": True, "file_upload": upload_name(state, task)} if interactive else row
+    if not interactive:
+        return row
+    for name in ("is_labeled", "overlap"):
+        del row[name]
+    return row | {"drafts": [], "allow_skip": True, "file_upload": upload_name(state, task)}
+
+
+def webhook_task_row(state: State, task: Task) -> dict[str, Any]:
+    """A task in an event: without annotations and predictions."""
+    annotator = 1 if state.annotations.get(task.id) else None
+    return bare_task_row(state, task) | {"allow_skip": True, "precomputed_agreement": None, "updated_by": annotator}
 
 
 def list_task_row(state: State, task: Task, *, everything: bool) -> dict[str, Any]:
