@@ -70,7 +70,7 @@ class Cache:
         try:
             entry = _read_entry(fd)
             if entry is not None:
-                os.utime(fd)
+                _mark_used(fd)
         except OSError:
             return None
         finally:
@@ -111,6 +111,7 @@ class Cache:
             rest = memoryview(body)[os.writev(fd, (head, body)) - len(head) :]
             while rest:
                 rest = rest[os.write(fd, rest) :]
+            _mark_used(fd)
         finally:
             os.close(fd)
         try:
@@ -185,6 +186,11 @@ def _read_entry(fd: int) -> Entry | None:
     tag = os.read(fd, tag_length)
     body = os.read(fd, body_length)
     return Entry(body, tag.decode("latin-1"), fetched_at) if len(body) == body_length else None
+
+
+def _mark_used(fd: int) -> None:
+    now = time.time_ns()  # the kernel's own stamp only moves every few milliseconds, in which dozens of files pass
+    os.utime(fd, ns=(now, now))
 
 
 def _evict(file: _File) -> int:
