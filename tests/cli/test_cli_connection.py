@@ -64,11 +64,11 @@ def test_connect_then_doctor_remembers_the_address(studio: FakeLabelStudio) -> N
 
 
 def test_connect_fails_with_a_reason_and_code_1(studio: FakeLabelStudio) -> None:
+    with pytest.raises(SettingsError, match="LABEL_STUDIO_URL"):
+        CliRunner().invoke(app, ["connect", "1"], catch_exceptions=False)
     failed = run("connect", "1", "--url", studio.url, "--token", studio.token, "--backend-url", "http://127.0.0.1:1")
     assert failed.exit_code == 1
     assert "→ Start the backend: labelloop serve" in failed.output
-    with pytest.raises(SettingsError, match="LABEL_STUDIO_URL"):
-        CliRunner().invoke(app, ["connect", "1"], catch_exceptions=False)
 
 
 def test_doctor_without_anything_says_what_to_give() -> None:
