@@ -7,6 +7,7 @@ import socket
 from urllib.parse import SplitResult, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_OUR_PORT = 9090
 
 
 def is_loopback(url: str) -> bool:
@@ -55,6 +56,12 @@ def own_address(towards: str) -> str:
             return str(asking.getsockname()[0])
         except OSError:
             return ""
+
+
+def serve_command(backend_url: str) -> str:
+    """What starts labelloop at this address."""
+    port = _port(urlsplit(backend_url))
+    return "labelloop serve" if port in (0, _OUR_PORT) else f"labelloop serve --port {port}"
 
 
 def reachable_from_outside(backend_url: str, label_studio_url: str) -> str:

@@ -9,6 +9,7 @@ import msgspec
 
 from labelloop.connection import project_checks as checks
 from labelloop.connection import wiring
+from labelloop.connection.addresses import serve_command
 from labelloop.connection.backend import BackendProbe, BasicAuth, basic_header
 from labelloop.connection.findings import Finding, attempt, fail, failed, ok, warn
 from labelloop.connection.server_checks import check_rules
@@ -103,7 +104,7 @@ def _our_side(client: Client, backend_url: str, basic_auth: BasicAuth | None) ->
     health = probe.health()
     if not health.fine:
         reason = health.error or f"/health answers {health.status}"
-        fix = "Start it with `labelloop serve` if it should run on this machine."
+        fix = f"Start it with `{serve_command(backend_url)}` if it should run on this machine."
         return False, [*findings, warn(check, f"{backend_url} does not answer here: {reason}.", fix)]
     if probe.versions().status == 401:
         message = f"{backend_url} asks for {'another' if basic_auth else 'a'} user name and password."

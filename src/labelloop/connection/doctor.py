@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -58,9 +59,18 @@ def examine(
             )
             yield skipped("project", message, "Mend the failed lines above and run labelloop doctor again.")
             return
-        yield from attempt("address rules", lambda: servers.check_rules(client, installation.backend_url))
-        rounds = _Rounds(client, installation, answering=not failed(backend), coverage=coverage, look=look)
+        rules = list(attempt("address rules", lambda: servers.check_rules(client, installation.backend_url)))
+        yield from rules
+        seen = _Seen(answering=not failed(backend), allowed=not failed(rules))
+        rounds = _Rounds(client, installation, seen, coverage=coverage, look=look)
         yield from rounds.one(project) if project is not None else rounds.connected()
+
+
+class _Seen(NamedTuple):
+    """What the checks of the servers found: does the backend answer here, may Label Studio call it?"""
+
+    answering: bool
+    allowed: bool
 
 
 class _Rounds:
@@ -70,14 +80,14 @@ class _Rounds:
         self,
         client: Client,
         installation: Installation,
+        seen: _Seen,
         *,
-        answering: bool,
         coverage: Coverage | None,
         look: Look | None,
     ) -> None:
         self._client = client
         self._installation = installation
-        self._answering = answering
+        self._seen = seen
         self._coverage = coverage
         self._look = look
 
@@ -110,13 +120,15 @@ class _Rounds:
     def _checks(self, project: Project, backends: list[Backend]) -> Iterator[Finding]:
         client, url, auth = self._client, self._installation.backend_url, self._installation.basic_auth
         coverage, row = self._coverage, next(iter(wiring.ours(backends, url)), None)
-        yield from checks.check_rows(client, project, backends, url, reachable_here=self._answering)
+        yield from checks.check_rows(
+            client, project, backends, url, reachable_here=self._seen.answering, allowed=self._seen.allowed
+        )
         yield from attempt("webhook", lambda: checks.check_webhook(client, project, url, auth))
         yield from attempt("storages", lambda: checks.check_storages(client, project))
         if coverage is not None:
             yield from attempt("labels", lambda: checks.check_labels(client, project, row, coverage))
         yield from attempt("picture", lambda: checks.check_picture(client, project, self._look))
-        if not self._answering:
+        if not self._seen.answering:
             fix = "Mend the backend's failed line above."
             yield skipped("prediction", "The backend does not answer here.", fix)
             return

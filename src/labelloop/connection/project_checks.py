@@ -29,7 +29,13 @@ _SHOWN = 8
 
 
 def check_rows(
-    client: Client, project: Project, backends: Sequence[Backend], backend_url: str, *, reachable_here: bool
+    client: Client,
+    project: Project,
+    backends: Sequence[Backend],
+    backend_url: str,
+    *,
+    reachable_here: bool,
+    allowed: bool,
 ) -> Iterator[Finding]:
     """The backend row: there, once, reached by Label Studio, and the one that is asked."""
     rows = wiring.ours(backends, backend_url)
@@ -42,7 +48,7 @@ def check_rows(
         yield warn("registered", f"The backend is registered {len(rows)} times.", connect)
     else:
         yield ok("registered", f"{rows[0].title!r} at {rows[0].url} is registered.")
-    yield wiring.from_label_studio(rows[0], reachable_here=reachable_here, base_url=client.base_url)
+    yield wiring.from_label_studio(rows[0], reachable_here=reachable_here, base_url=client.base_url, allowed=allowed)
     yield from wiring.precedence(client, project, backends, rows[0])
     yield from check_model(rows[0], project)
     yield wiring.shown_version(client, project, backends, rows[0])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from labelloop.connection.addresses import is_loopback, reachable_from_outside, same_address
+from labelloop.connection.addresses import is_loopback, reachable_from_outside, same_address, serve_command
 from labelloop.connection.backend import HEALTH_LIMIT_S, Answer, BackendProbe, BasicAuth
 from labelloop.connection.findings import Finding, fail, ok, warn
 from labelloop.connection.wiring import webhook_url
@@ -81,7 +81,7 @@ def check_backend(installation: Installation) -> Iterator[Finding]:
 
 def _not_answering(backend_url: str, health: Answer) -> Finding:
     if not health.status:
-        fix = "Start it: labelloop serve. If it runs at another address, give that as --backend-url."
+        fix = f"Start it: {serve_command(backend_url)}. If it runs at another address, give that as --backend-url."
         return fail("backend", f"Nothing answers at {backend_url}: {health.error}.", fix)
     reason = f"status {health.status}" if not 200 <= health.status < 300 else health.error
     fix = "Give the backend's own address as --backend-url; another program may use this port."
@@ -118,7 +118,8 @@ def check_rules(client: Client, backend_url: str) -> Iterator[Finding]:
             # An older release may not know the question; only a refusal with a known way out counts.
             if error.hint and error.status in (400, 403, 500):
                 refusals[what] = error
-    for what, refusal in refusals.items():
+    for refusal in {str(error): error for error in refusals.values()}.values():
+        what = " or ".join(what for what, error in refusals.items() if str(error) == str(refusal))
         # Without webhooks predictions still work, unless the address switch leaves the registration half-made.
         make = warn if refusal.status == 400 else fail
         yield make("address rules", f"Label Studio would not {what}: {refusal.message}", refusal.hint)

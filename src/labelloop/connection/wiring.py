@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from labelloop.connection.addresses import is_loopback, reachable_from_outside, same_address
+from labelloop.connection.addresses import is_loopback, reachable_from_outside, same_address, serve_command
 from labelloop.connection.backend import BasicAuth, basic_header
 from labelloop.connection.findings import Finding, fail, ok, warn
 from labelloop.labelstudio.client import ANNOTATION_EVENTS, Client
 from labelloop.labelstudio.records import Backend, Project, Webhook
+from labelloop.labelstudio.session import SSRF_HINT
 
 CLOUD_SCHEMES = ("s3://", "s3s://", "gs://", "azure-blob://", "azure_spi://", "redis://")
 
@@ -45,8 +46,9 @@ def webhook_problems(hook: Webhook, basic_auth: BasicAuth | None) -> list[str]:
     return problems
 
 
-def from_label_studio(backend: Backend, *, reachable_here: bool, base_url: str) -> Finding:
-    """Whether Label Studio gets through to the backend, by the state it has just written into `backend`."""
+def from_label_studio(backend: Backend, *, reachable_here: bool, base_url: str, allowed: bool = True) -> Finding:
+    """Whether Label Studio gets through to the backend, by the state it has just written into `backend`. `allowed`:
+    its address rules let it call there."""
     check = "Label Studio reaches the backend"
     if backend.connected:
         return ok(check, f"Label Studio gets answers from {backend.url} (state {backend.state}).")
@@ -63,11 +65,13 @@ def from_label_studio(backend: Backend, *, reachable_here: bool, base_url: str) 
             f"The backend answers /health but not /setup{reason}.",
             "Look at the backend's log: /setup must answer 2xx within 3 s; 400 means that it refuses the label config.",
         )
+    if not allowed:
+        return fail(check, f"Label Studio's address rules keep it from calling {backend.url}.", SSRF_HINT)
     if not reachable_here:
         return fail(
             check,
             f"Label Studio cannot reach {backend.url}; from here it does not answer either.",
-            "Start the backend: labelloop serve",
+            f"Start the backend: {serve_command(backend.url)}",
         )
     if is_loopback(backend.url):
         return fail(
