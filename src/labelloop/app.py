@@ -121,7 +121,9 @@ def default_model(registry: Registry, model: str, settings: Settings) -> str:
 def load_engine(registry: Registry, settings: Settings, version: ModelVersion) -> Engine:
     """Load one version onto the device of the settings. May take long."""
     factory: EngineFactory = plugins.load("labelloop.engines", version.card.engine)
-    options = EngineOptions(device=settings.device, threads=settings.threads or cpu_threads())
+    options = EngineOptions(
+        device=settings.device, threads=settings.threads or cpu_threads(), max_batch=settings.max_batch
+    )
     return factory(registry.path(version), version.card, options)
 
 
@@ -148,7 +150,6 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
         load or (lambda version: load_engine(store.registry, settings, version)),
         limit=settings.max_loaded,
         metrics=metrics,
-        max_batch=settings.max_batch,
     )
     projects = Projects(settings, store.registry, slots, default=default)
     origins = Origins(settings, store.registry.connections, trust_setup=is_private(settings))

@@ -212,7 +212,7 @@ def test_background_and_unused_indices_are_no_classes(tmp_path: Path) -> None:
 def test_the_card_sets_thresholds_and_the_most_boxes(tmp_path: Path) -> None:
     boxes = [(10.0 + 70 * i, 10.0, 70.0 + 70 * i, 70.0) for i in range(5)]
     things = [Thing(box, 0, 0.2 + 0.1 * i) for i, box in enumerate(boxes)] + [Thing((25, 10, 85, 70), 0, 0.15)]
-    path = tiny.build_v8(tmp_path / "v8.onnx", things)
+    path = tiny.build_v8(tmp_path / "v8.onnx", [*things, Thing((500, 500, 600, 600), 1, 0.004)])
 
     def scores(**card: Any) -> list[float]:
         detector = engine(path, **card)
@@ -220,7 +220,8 @@ def test_the_card_sets_thresholds_and_the_most_boxes(tmp_path: Path) -> None:
         return [round(float(region.score or 0), 3) for region in regions]
 
     assert scores() == [0.6, 0.5, 0.4, 0.3, 0.2, 0.15]
-    assert scores(score_threshold=0.35) == [0.6, 0.5, 0.4]
+    assert scores(score_threshold=0.35) == scores(), "for drawing: a label config may ask for less"
+    assert scores(score_threshold=0.001)[-1] == 0.004, "it may ask for less than the family's floor too"
     assert scores(max_detections=2) == [0.6, 0.5]
     assert scores(iou_threshold=0.5) == [0.6, 0.5, 0.4, 0.3, 0.2]
 

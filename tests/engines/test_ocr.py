@@ -8,6 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 import cv2
@@ -128,6 +129,7 @@ def test_short_words_do_not_turn_the_page_and_follow_it_when_they_are_nearly_par
 def test_the_card_is_completed_without_a_file() -> None:
     card = OcrEngine.describe(None, ModelCard(name="text"))
     assert (card.engine, card.task, card.labels, card.licence) == ("ocr", "ocr", ("Text",), "Apache-2.0")
+    assert card.family == f"rapidocr {metadata.version('rapidocr')}", "another release has other models"
 
 
 def test_reads_a_sign_word_for_word_where_it_stands(engine: OcrEngine, pictures: dict[str, Drawn]) -> None:

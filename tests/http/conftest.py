@@ -1,3 +1,3 @@
-from conftest_http import start, studio
+from reference.running_server import start, studio
 
 __all__ = ["start", "studio"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-from conftest_http import CONFIG
+from reference.running_server import CONFIG
 
 
 def test_programs_get_json_and_people_get_a_page(start) -> None:

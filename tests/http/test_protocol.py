@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from conftest_http import CONFIG, jpeg
 from labelloop.core.errors import ModelError
 from labelloop.core.regions import Box, Region
 from labelloop.store import schema
 from labelloop.testing import FakeEngine, FakeLabelStudio
+from reference.running_server import CONFIG, jpeg
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def origins(
          "own address, saved token", "own token, handed address", "settings win", "no token"],
 )  # fmt: skip
 def test_order(tmp_path: Path, settings, saved, handed, url, authorization) -> None:
-    known = origins(tmp_path, saved=saved, **settings)
+    known = origins(tmp_path, saved=saved, trust=True, **settings)
     if handed:
         known.remember(7, *handed)
     origin = known.of(7)
@@ -71,3 +71,12 @@ def test_what_connect_saves_reaches_a_running_server(tmp_path: Path) -> None:
     origin = known.of(None)
     assert origin is not None
     assert origin.base_url == "http://new"
+
+
+def test_an_address_that_a_stranger_could_have_sent_never_gets_the_token(tmp_path: Path) -> None:
+    known = origins(tmp_path, label_studio_token="own")
+    known.remember(7, "http://collector.example", "handed")
+    origin = known.of(7)
+    assert origin is not None
+    assert origin.authorization() == "Token handed", "only what the stranger brought"
+    assert not origin.trusted

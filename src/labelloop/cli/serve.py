@@ -25,6 +25,7 @@ def serve(
     log_level: str = typer.Option(None, help="debug, info, warning or error.  [default: info]"),
 ) -> None:
     """Serve models to Label Studio."""
+    import cv2
     import uvicorn
 
     from labelloop.app import assemble, create_app
@@ -32,7 +33,7 @@ def serve(
     from labelloop.core.settings import read_settings
 
     settings = read_settings(
-        models_dir=models,
+        models_dir=models or rust_layout(),
         host=host,
         port=port,
         backend_addr="" if host else None,
@@ -48,6 +49,10 @@ def serve(
     # Threads that decode and infer hand over to the event loop through the interpreter's lock. At the default of 5 ms a
     # busy loop keeps the others waiting that long (measured: 16 callers of an empty model, p50 7 ms instead of SWITCH).
     sys.setswitchinterval(0.0005)
+    # One picture per thread: OpenCV's own threads would compete with the model's for the same cores, and its messages
+    # about damaged files repeat what the task's error says.
+    cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     configure_logs(level=settings.log_level, form=settings.log_format)
     application = create_app(settings, assemble(settings, model=model))
     address, number = settings.listen
@@ -61,6 +66,20 @@ def serve(
         timeout_graceful_shutdown=5,
     )
     socket = config.bind_socket()
+    socket.listen(config.backlog)  # from here on callers wait instead of being refused
     shown = f"[{address}]" if ":" in address else address
     typer.echo(f"labelloop listens on http://{shown}:{socket.getsockname()[1]}  (Ctrl-C stops it)")
     uvicorn.Server(config).run(sockets=[socket])
+
+
+def rust_layout() -> Path | None:
+    """`models/PROJECT_ID.onnx` below the working directory, the layout of a backend in Rust, is served unasked.
+
+    The environment's own `LABELLOOP_MODELS_DIR` would lose against an option, so it is looked at first.
+    """
+    from labelloop.core.settings import read_settings
+
+    folder = Path("models")
+    if read_settings().models_dir is None and any(path.stem.isdigit() for path in folder.glob("*.onnx")):
+        return folder
+    return None

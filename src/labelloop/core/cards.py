@@ -30,7 +30,8 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     """One model. `family` None lets the engine recognise the file by its inputs, outputs and metadata.
 
     `labels` are the class names in the order of the class index; `score_threshold` and `iou_threshold` in
-    [0, 1]. `engine` is the name of an engine plug-in.
+    [0, 1]. `score_threshold` is for drawing, where neither the label config nor a setting names one; engines answer
+    with less certain regions too. `engine` is the name of an engine plug-in.
     """
 
     name: str

@@ -140,7 +140,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         validation_alias=_names("max_batch"),
-        description="Most pictures in one inference; 0: the engine's choice.",
+        description="Most pictures in one inference; 0: one on a CPU, 16 on a GPU.",
     )
     score_threshold: float | None = Field(
         None,

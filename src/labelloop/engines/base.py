@@ -16,10 +16,11 @@ from labelloop.core.regions import Region, Size
 
 class EngineOptions(msgspec.Struct, frozen=True):
     """How to run: `device` is "cpu", "cuda", "cuda:N" or "auto"; `threads` is how many inferences run at a time
-    on the CPU, one core each."""
+    on the CPU, one core each. `max_batch` 0 leaves the batch to the engine."""
 
     device: str = "auto"
     threads: int = 1
+    max_batch: int = 0
 
 
 class Engine(Protocol):
@@ -38,6 +39,8 @@ class Engine(Protocol):
     """What `prepare` is given; "nothing": the model answers without looking."""
     input_size: Size | None
     """Pictures are brought to this size by `prepare`, so they may be decoded at a reduced scale; None: full size."""
+    letterbox: bool
+    """Whether `prepare` keeps the aspect ratio, so that a reduced picture may be smaller than `input_size` one way."""
 
     def prepare(self, picture: Picture) -> Any:
         """Bring one picture into the form `predict` wants (resize, pad), so that the big array can be freed early."""

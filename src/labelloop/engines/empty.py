@@ -18,6 +18,7 @@ class EmptyEngine:
     needs_file = False
     wants: Literal["picture", "nothing"] = "nothing"
     input_size: Size | None = None
+    letterbox = False
     max_batch = 64
     parallel = 1
 

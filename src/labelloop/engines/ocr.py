@@ -9,6 +9,7 @@ import math
 import queue
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,6 +61,7 @@ class OcrEngine:
     classes: tuple[str, ...] = (LABEL,)
     max_batch = 1
     input_size: Size | None = None  # small print is lost at a reduced scale
+    letterbox = False
 
     def __init__(self, path: Path | None, card: ModelCard, options: EngineOptions) -> None:
         """Raises ModelError when rapidocr is not installed, or does not start."""
@@ -72,14 +74,17 @@ class OcrEngine:
 
     @classmethod
     def describe(cls, path: Path | None, card: ModelCard) -> ModelCard:
-        """The card completed. Raises ModelError when rapidocr is not installed."""
+        """The card completed. Raises ModelError when rapidocr is not installed.
+
+        The release of rapidocr is part of the family: another one brings other models, and is another version of ours.
+        """
         del path
         _bundled_models()
         return msgspec.structs.replace(
             card,
             engine="ocr",
             task="ocr",
-            family=card.family or "rapidocr",
+            family=card.family or f"rapidocr {metadata.version('rapidocr')}",
             labels=cls.classes,
             licence=card.licence or "Apache-2.0",
         )

@@ -73,16 +73,19 @@ class Origins:
         )
 
     def _known(self, hostname: str) -> tuple[str, str]:
+        """Address and token of our own; the token is empty when only `/setup` knows one."""
         own_url, own_token = self._settings.label_studio_url, self._settings.label_studio_token.get_secret_value()
         saved = dict(reversed(self._connections))  # the newest of equal addresses wins
         if own_url:
             return own_url, own_token or saved.get(own_url, "")
-        if own_token:
-            return hostname or next(iter(saved), ""), own_token
-        if hostname in saved or not self._connections:
-            return hostname, saved.get(hostname, "")
-        # connect reached it under another name than the one it calls itself by
-        return self._connections[0]
+        if hostname in saved:
+            return hostname, own_token or saved[hostname]
+        if self._connections:
+            # connect reached it under another name than the one it calls itself by
+            url, token = self._connections[0]
+            return url, own_token or token
+        # An address that a stranger could have sent must never be told the operator's token.
+        return hostname, own_token if self._trust_setup else ""
 
     def _credentials_of(self, url: str, token: str) -> Credentials:
         with self._lock:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 import structlog
 
-from labelloop.core.errors import LabelloopError, ModelUnassigned
+from labelloop.core.errors import LabelloopError, ModelNotFound, ModelUnassigned
 from labelloop.core.settings import Settings
 from labelloop.engines.labels import BACKGROUND, MISSING
 from labelloop.labelstudio.config import LabelConfig, parse_config
@@ -64,8 +64,15 @@ class Projects:
 
     def wanted(self) -> list[ModelVersion]:
         """The versions that projects are assigned to, and the default."""
-        found = (self._desired(project) for project in self._known())
-        return list({version.id: version for version in found if version is not None}.values())
+        found: dict[str, ModelVersion] = {}
+        for project in self._known():
+            try:
+                version = self._desired(project)
+            except ModelNotFound:
+                continue  # removed by hand under a project that uses it: told to that project, the others go on
+            if version is not None:
+                found[version.id] = version
+        return list(found.values())
 
     def version_of(self, project_id: int | None) -> ModelVersion | None:
         """The version that answers now, None when the project has no model."""

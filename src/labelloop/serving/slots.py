@@ -66,14 +66,13 @@ class Lease:
 class Slots:
     """All models in memory, at most `limit` of them (more while more are leased).
 
-    `ensure`, `state_of` and `keep` may be called from any thread, `lease` from the event loop.
+    `ensure`, `state_of` and `trim` may be called from any thread, `lease` from the event loop.
     """
 
-    def __init__(self, load: Load, *, limit: int, metrics: Metrics, max_batch: int = 0) -> None:
+    def __init__(self, load: Load, *, limit: int, metrics: Metrics) -> None:
         self._load = load
         self._limit = limit
         self._metrics = metrics
-        self._max_batch = max_batch
         self._slots: dict[str, Slot] = {}
         self._lock = threading.Lock()
         # one loader: two models that load side by side on two cores are both late
@@ -82,29 +81,26 @@ class Slots:
     def ensure(self, version: ModelVersion) -> Slot:
         """Begin to load a version unless that happened already. Returns at once."""
         with self._lock:
-            slot = self._slots.get(_key(version))
-            if slot is None:
-                slot = self._slots[_key(version)] = Slot(version)
-                self._loader.submit(self._fill, slot)
+            return self._ensure(version)
+
+    def _ensure(self, version: ModelVersion) -> Slot:
+        slot = self._slots.get(_key(version))
+        if slot is None:
+            slot = self._slots[_key(version)] = Slot(version)
+            self._loader.submit(self._fill, slot)
         return slot
 
     def state_of(self, version: ModelVersion) -> Slot | None:
         """The slot of a version, None when nobody asked for it yet."""
         return self._slots.get(_key(version))
 
-    def retry_failed(self, version: ModelVersion) -> None:
-        """Forget a failed load, so that the next `ensure` tries again."""
-        with self._lock:
-            slot = self._slots.get(_key(version))
-            if slot is not None and slot.state == "failed":
-                del self._slots[_key(version)]
-
     @asynccontextmanager
     async def lease(self, version: ModelVersion, *, deadline: float) -> AsyncIterator[Lease]:
         """Wait until the version is warm, then hold it. Raises ModelFailed when it cannot be loaded, and
         DeadlineExceeded when it is not warm by `deadline` (on `time.monotonic`)."""
-        slot = self.ensure(version)
-        slot.leases += 1
+        with self._lock:  # found and leased in one step, or `trim` could take it away in between
+            slot = self._ensure(version)
+            slot.leases += 1
         try:
             if not slot.loaded.done():
                 waiting = asyncio.wrap_future(slot.loaded)
@@ -117,7 +113,8 @@ class Slots:
             slot.used_at = time.monotonic()
             yield Lease(engine, stage, version)
         finally:
-            slot.leases -= 1
+            with self._lock:
+                slot.leases -= 1
 
     def trim(self, wanted: Sequence[ModelVersion]) -> None:
         """Let go of the least recently used models above the limit that nobody leases and no project needs."""
@@ -181,7 +178,7 @@ class Slots:
             run,
             name=version.id,
             workers=engine.parallel,
-            max_batch=min(engine.max_batch, self._max_batch or engine.max_batch),
+            max_batch=engine.max_batch,
             observe=observe,
         )
 

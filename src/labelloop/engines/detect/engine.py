@@ -54,7 +54,8 @@ class DetectEngine:
         self._image = image_input(self._model.signature, card)
         self._spec = self.card.input
         self._normaliser = Normaliser(self._spec, dtype=self._image.dtype)
-        self._floor = self._head.floor if card.score_threshold is None else card.score_threshold
+        # the card's threshold is for drawing; a label config may ask for less, down to the family's floor
+        self._floor = min(self._head.floor, 1.0 if card.score_threshold is None else card.score_threshold)
         self._most = card.max_detections or DEFAULT_MAX_DETECTIONS
         self._warned = False
         self._real = np.array([name not in (BACKGROUND, MISSING) for name in self.card.labels])
@@ -62,16 +63,17 @@ class DetectEngine:
         on_gpu = self._model.device != "cpu"
         self.parallel = 1 if on_gpu else max(1, options.threads)
         self._fixed_batch = self._batch_of_file()
-        self.max_batch = self._fixed_batch or (MAX_BATCH_GPU if on_gpu else MAX_BATCH_CPU)
+        self.max_batch = self._fixed_batch or options.max_batch or (MAX_BATCH_GPU if on_gpu else MAX_BATCH_CPU)
         self.input_size = Size(*self._spec.size_wh) if self._spec.size_wh else None
+        self.letterbox = self._spec.resize != "stretch"
 
     def prepare(self, picture: Picture) -> Prepared:
         """Resize and pad to the network's input; the picture itself can be freed afterwards."""
         return prepare(picture, self._spec)
 
     def predict(self, batch: Sequence[Prepared]) -> list[tuple[Region, ...]]:
-        """Regions of each picture, best first, in pixels of the original; scores are above the
-        card's `score_threshold`, else the family's (0.01; NanoDet 0.05). Raises ModelFailed.
+        """Regions of each picture, best first, in pixels of the original; scores are above
+        the family's floor (0.01; NanoDet 0.05) or the card's `score_threshold`, whichever is lower. Raises ModelFailed.
 
         A batch longer than `max_batch` runs in parts."""
         parts = [batch[start : start + self.max_batch] for start in range(0, len(batch), self.max_batch)]

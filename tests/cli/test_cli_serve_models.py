@@ -1,0 +1,152 @@
+"""`labelloop serve` and `labelloop models` as processes, the way people run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from reference.running_server import CONFIG, Backend, jpeg
+from reference.tiny_models import Thing, build_v8, ultralytics_metadata
+
+PROGRAM = [sys.executable, "-m", "labelloop"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LABELLOOP_", "LABEL_STUDIO_", "ML_"))}
+    return kept | {"LABELLOOP_HOME": str(tmp_path / "home"), "PYTHONUNBUFFERED": "1"}
+
+
+@contextmanager
+def serving(environment: dict[str, str], *arguments: str, cwd: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    process = subprocess.Popen(
+        [*PROGRAM, "serve", *arguments],
+        env=environment,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, process.stderr and process.stderr.read()
+        yield found[0], process
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def run(environment: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [*PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def detector(path: Path, *, names: tuple[str, ...] | None = ("car", "dog", "cat")) -> Path:
+    metadata = ultralytics_metadata(names, size_wh=(320, 320)) if names else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return build_v8(path, [Thing((80, 80, 240, 240), 0, 0.9)], size_wh=(320, 320), metadata=metadata)
+
+
+def boxes(url: str, project: int) -> tuple[str, list[dict]]:
+    import base64
+
+    uri = "data:image/jpeg;base64," + base64.b64encode(jpeg(320, 320)).decode()
+    body = {"tasks": [{"id": 1, "data": {"image": uri}}], "project": f"{project}.1", "label_config": CONFIG}
+    with httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
+        Backend.wait(lambda: http.get("/ready").status_code == 200, seconds=30)
+        (item,) = http.post("/predict", json=body).json()["results"]
+    return item["model_version"], item["result"]
+
+
+def test_a_folder_of_the_rust_backend_works_as_it_is(environment: dict[str, str], tmp_path: Path) -> None:
+    detector(tmp_path / "models" / "7.onnx", names=None)
+    environment |= {
+        "ML_LABELS": "car,dog,cat",
+        "ML_PROVIDER": "cpu",
+        "ML_BACKEND_ADDR": "127.0.0.1",
+        "LABELLOOP_PORT": "0",
+    }
+    with serving(environment, cwd=tmp_path) as (url, process):
+        version, (box,) = boxes(url, 7)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, "an orderly end"
+    assert version.startswith("project-7@1.")
+    assert box["value"]["rectanglelabels"] == ["Car"]
+    assert box["value"] | {"rectanglelabels": 0} == pytest.approx(
+        {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": 0}, abs=0.2
+    )
+
+
+def test_serving_a_file_twice_is_one_version(environment: dict[str, str], tmp_path: Path) -> None:
+    file = detector(tmp_path / "my model (1).onnx")
+    versions = []
+    for _ in range(2):
+        with serving(environment, "--model", str(file), "--port", "0", cwd=tmp_path) as (url, _):
+            version, found = boxes(url, 3)
+            versions.append(version)
+            assert len(found) == 1
+    assert versions[0] == versions[1]
+    assert versions[0].startswith("my-model--1@1.")
+
+
+def test_a_restart_and_a_kill_change_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+    run(environment, "models", "add", detector(tmp_path / "cars.onnx"))
+    run(environment, "models", "use", "5", "cars")
+    with serving(environment, "--port", "0", cwd=tmp_path) as (url, process):
+        before = boxes(url, 5)
+        process.kill()
+    with serving(environment, "--port", "0", cwd=tmp_path) as (url, _):
+        assert boxes(url, 5) == before
+
+
+def test_the_life_of_a_model(environment: dict[str, str], tmp_path: Path) -> None:
+    file = detector(tmp_path / "cars.onnx")
+    assert "No models yet" in run(environment, "models", "list").stdout
+    assert run(environment, "models", "add", file).stdout.startswith("cars@1: ")
+    assert run(environment, "models", "add", file, "--name", "cars").stdout.startswith("cars@1: "), "the same again"
+    assert "project 7 uses cars@1" in run(environment, "models", "use", "7", "cars").stdout
+    assert re.search(r"cars@1.*3: car, dog, cat.*7", run(environment, "models", "list").stdout)
+    assert "sha256:" in run(environment, "models", "show", "cars").stdout
+    refused = run(environment, "models", "remove", "cars")
+    assert refused.returncode == 1
+    assert "serves project 7" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["models", "add", "missing.onnx"], "no file"),
+        (["models", "add"], "Give an ONNX file"),
+        (["models", "use", "7", "nothing"], "Add one: labelloop models add"),
+        (["models", "show", "a@b"], "NAME@VERSION"),
+        (["serve", "--model", "missing.onnx"], "no file missing.onnx"),
+        (["serve", "--models", "missing"], "no folder"),
+        (["serve", "--device", "tpu"], "cuda:0"),
+    ],
+)
+def test_errors_say_the_next_step_without_a_traceback(
+    environment: dict[str, str], tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    done = run(environment, *arguments)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bad_file_in_a_folder_does_not_stop_the_good_ones(environment: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    detector(folder / "good.onnx")
+    (folder / "bad.onnx").write_bytes(b"not a model")
+    with serving(environment, "--models", str(folder), "--port", "0", cwd=tmp_path) as (url, _):
+        assert boxes(url, 1)[0].startswith("good@1.")
