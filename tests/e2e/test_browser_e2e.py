@@ -1,0 +1,110 @@
+"""What a person sees: a real Chromium looks at a real Label Studio with predictions made by labelloop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from playwright.sync_api import Page
+
+from labelloop.core.outlines import corners
+from labelloop.core.regions import Box, Region
+from labelloop.demo.project import PictureTask, picture_tasks
+from labelloop.demo.run import Demo
+from labelloop.labelstudio.client import Client
+from labelloop.labelstudio.config import parse_config
+from labelloop.labelstudio.wire import decode_regions
+
+pytestmark = [pytest.mark.e2e, pytest.mark.browser]
+
+GREEN_RGB = np.array((0x0F, 0x8A, 0x5F))
+"""The colour of the label "Text" in the demo's label config."""
+
+ALL_SHOWN = """(lines) => {
+  const fields = [...document.querySelectorAll('input, textarea')].map((field) => field.value);
+  const shown = [document.body.innerText, ...fields].join('\\n');
+  return lines.every((line) => shown.includes(line));
+}"""
+
+LARGEST_IMAGE = """() => {
+  const area = (image) => image.getBoundingClientRect().width * image.getBoundingClientRect().height;
+  const images = [...document.querySelectorAll('img')].filter((image) => image.complete && image.naturalWidth > 0);
+  const largest = images.sort((a, b) => area(b) - area(a))[0];
+  const {x, y, width, height} = largest.getBoundingClientRect();
+  return {x, y, width, height, naturalWidth: largest.naturalWidth};
+}"""
+
+
+@pytest.fixture
+def client(demo: Demo) -> Iterator[Client]:
+    with Client(demo.label_studio.url, demo.label_studio.personal_access_token) as client:
+        yield client
+
+
+def find_task(client: Client, demo: Demo, name: str) -> PictureTask:
+    return next(task for task in picture_tasks(client, demo.project, demo.scenario) if task.picture.name == name)
+
+
+def open_task(page: Page, demo: Demo, task: PictureTask, *, regions: int) -> None:
+    page.goto(f"{demo.label_studio.url}/projects/{demo.project.id}/data?task={task.id}")
+    page.wait_for_function("n => document.querySelectorAll('.lsf-outliner-item').length >= n", arg=regions)
+    page.wait_for_load_state("networkidle")
+
+
+def stored_regions(client: Client, demo: Demo, task: PictureTask) -> list[Region]:
+    (prediction,) = client.predictions(task.id)
+    return decode_regions(prediction["result"], parse_config(demo.scenario.label_config))
+
+
+@pytest.mark.parametrize("name", ["sign-bakery.jpg", "sign-street.jpg"], ids=["upright boxes", "turned boxes"])
+def test_a_person_who_opens_a_task_sees_every_box_at_its_place_with_its_text(
+    page: Page, demo: Demo, client: Client, name: str
+) -> None:
+    task = find_task(client, demo, name)
+    lines = demo.scenario.texts[name]
+    open_task(page, demo, task, regions=len(lines))
+
+    items = page.locator(".lsf-outliner-item").all_inner_texts()
+    assert len(items) == len(lines)
+    assert all("Text" in item for item in items)
+    page.wait_for_function(ALL_SHOWN, arg=list(lines))
+
+    regions = stored_regions(client, demo, task)
+    assert len(regions) == len(lines)
+    page.wait_for_function("() => document.querySelector('canvas') !== null")
+    for region in regions:
+        assert isinstance(region.shape, Box)
+        assert edge_share(page, region.shape) > 0.9, f"no green outline around {region.text!r}"
+
+
+def edge_share(page: Page, box: Box) -> float:
+    """How much of the outline of `box` (pixels of the picture) is drawn on the screen in the label's colour."""
+    image: dict[str, Any] = page.evaluate(LARGEST_IMAGE)
+    scale = image["width"] / image["naturalWidth"]
+    screen = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_COLOR_RGB).astype(int)
+    green = (np.abs(screen - GREEN_RGB).max(axis=2) < 60).astype(np.uint8)
+    near = cv2.dilate(green, np.ones((5, 5), np.uint8))  # the outline is 1 to 2 px wide
+    ring = np.array([*corners(box), corners(box)[0]]) * scale + (image["x"], image["y"])
+    steps = np.linspace(0, 1, 25)[:, None]
+    points = np.concatenate([start + (end - start) * steps for start, end in pairwise(ring)])
+    x, y = points.round().astype(int).T
+    return float(near[y, x].mean())
+
+
+def test_what_a_person_submits_is_the_prediction(page: Page, demo: Demo, client: Client) -> None:
+    task = find_task(client, demo, "sign-platform.jpg")
+    lines = demo.scenario.texts[task.picture.name]
+    open_task(page, demo, task, regions=len(lines))
+    with page.expect_response(lambda answer: f"/api/tasks/{task.id}/annotations" in answer.url) as sent:
+        page.click("[data-testid=bottombar-submit-button]")
+    assert sent.value.status == 201
+
+    row = client.task(task.id)
+    (annotation,), (prediction,) = row["annotations"], row["predictions"]
+    said = decode_regions(annotation["result"], parse_config(demo.scenario.label_config))
+    assert tuple(region.text for region in said) == lines
+    assert annotation["parent_prediction"] == prediction["id"]
