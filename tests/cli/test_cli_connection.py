@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from labelloop.app import open_registry
 from labelloop.cli import app
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import SettingsError
 from labelloop.core.settings import read_settings
+from labelloop.serving.models import open_registry
 from labelloop.testing import FakeBackend, FakeLabelStudio
 
 CONFIG = """<View><Image name="picture" value="$photo"/>

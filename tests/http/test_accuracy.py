@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from labelloop.app import add_model, load_engine
 from labelloop.core.cards import ModelCard
 from labelloop.core.settings import read_settings
 from labelloop.engines.labels import COCO
 from labelloop.labelstudio.config import parse_config
 from labelloop.labelstudio.wire import decode_regions
+from labelloop.serving.models import add_model, load_engine
 from reference.coco_map import Detection, Reference, box_map
 
 LABELS = "".join(f'<Label value="{escape(name)}"/>' for name in COCO)

@@ -12,10 +12,11 @@ import httpx
 import numpy as np
 import pytest
 
-from labelloop.app import Parts, add_model, assemble, create_app
+from labelloop.app import Parts, assemble, create_app
 from labelloop.core.cards import ModelCard
 from labelloop.core.settings import read_settings
 from labelloop.engines.base import Engine
+from labelloop.serving.models import add_model
 from labelloop.store.registry import ModelVersion
 from labelloop.testing import FakeEngine, FakeLabelStudio, LoopbackServer
 

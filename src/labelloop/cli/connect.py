@@ -28,7 +28,6 @@ def connect(
     title: str = typer.Option(None, help="Name of the backend in Label Studio.  [default: labelloop]"),
 ) -> None:
     """Connect PROJECT to labelloop. Safe to repeat."""
-    from labelloop.app import open_registry
     from labelloop.cli import report as terminal
     from labelloop.cli.doctor import coverage
     from labelloop.connection.connect import connect as connect_project
@@ -36,6 +35,7 @@ def connect(
     from labelloop.connection.project_checks import check_labels
     from labelloop.core.settings import read_settings
     from labelloop.labelstudio.client import Client
+    from labelloop.serving.models import open_registry
 
     settings = read_settings(
         label_studio_url=url,
@@ -72,8 +72,8 @@ def connect(
 
 def _assign(client: Client, registry: Registry, settings: Settings, model: str, project: str, url: str | None) -> str:
     """Make `model` (a file is added to the registry) serve the project, before Label Studio asks for its version."""
-    from labelloop.app import default_model
     from labelloop.connection.backend import BackendProbe, wait_for_model
+    from labelloop.serving.models import default_model
 
     found = client.find_project(project)
     spec = default_model(registry, model, settings)

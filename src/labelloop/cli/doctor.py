@@ -24,7 +24,6 @@ def doctor(
     basic_auth_pass: str = typer.Option(None, help="Password that the backend asks for."),
 ) -> None:
     """Check everything between Label Studio and labelloop; every failed line says the fix. Changes nothing."""
-    from labelloop.app import open_registry
     from labelloop.cli import report as terminal
     from labelloop.cli.connect import basic_auth, label_studio, own_url
     from labelloop.connection.doctor import examine
@@ -32,6 +31,7 @@ def doctor(
     from labelloop.connection.server_checks import Installation
     from labelloop.core.errors import SettingsError
     from labelloop.core.settings import read_settings
+    from labelloop.serving.models import open_registry
 
     settings = read_settings(
         label_studio_url=url,

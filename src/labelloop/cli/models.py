@@ -21,10 +21,10 @@ def add(
     """Add a model file as the next version of NAME; the same file twice is one version."""
     import msgspec
 
-    from labelloop.app import add_model, open_registry, read_card
     from labelloop.core.errors import ModelError
     from labelloop.core.settings import read_settings
     from labelloop.engines.labels import read_labels
+    from labelloop.serving.models import add_model, open_registry, read_card
 
     if file is None and engine is None:
         raise ModelError("There is no file to add.", hint="Give an ONNX file, or --engine ocr.")
@@ -45,8 +45,8 @@ def list_models() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from labelloop.app import open_registry
     from labelloop.core.settings import read_settings
+    from labelloop.serving.models import open_registry
 
     catalogue = open_registry(read_settings()).catalogue()
     if not catalogue.versions:
@@ -72,8 +72,8 @@ def show(model: str = typer.Argument(help="NAME or NAME@VERSION")) -> None:
     """The model card of a version, as YAML."""
     import msgspec
 
-    from labelloop.app import open_registry
     from labelloop.core.settings import read_settings
+    from labelloop.serving.models import open_registry
 
     version = open_registry(read_settings()).catalogue().find(model)
     typer.echo(f"# {version.id}")
@@ -83,8 +83,8 @@ def show(model: str = typer.Argument(help="NAME or NAME@VERSION")) -> None:
 @app.command()
 def remove(model: str = typer.Argument(help="NAME (all versions) or NAME@VERSION")) -> None:
     """Remove a model that no project uses, with its files."""
-    from labelloop.app import open_registry
     from labelloop.core.settings import read_settings
+    from labelloop.serving.models import open_registry
 
     for version in open_registry(read_settings()).remove(model):
         typer.echo(f"removed {version.id}")
@@ -96,8 +96,8 @@ def use(
     model: str = typer.Argument(help="NAME (follows the newest version) or NAME@VERSION"),
 ) -> None:
     """Let a model serve a project; running servers follow within two seconds."""
-    from labelloop.app import open_registry
     from labelloop.core.settings import read_settings
+    from labelloop.serving.models import open_registry
 
     version = open_registry(read_settings()).bind(project, model)
     typer.echo(f"project {project} uses {version.id}")

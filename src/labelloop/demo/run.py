@@ -14,7 +14,6 @@ from types import FrameType
 
 import msgspec
 
-from labelloop.app import open_registry
 from labelloop.core.errors import RuntimeSetupError
 from labelloop.core.settings import Settings, read_settings
 from labelloop.demo.backend import serve
@@ -26,6 +25,7 @@ from labelloop.labelstudio.records import Project
 from labelloop.runtimes import label_studio, venvs
 from labelloop.runtimes.label_studio import LabelStudio
 from labelloop.runtimes.processes import has_ended, take_port
+from labelloop.serving.models import open_registry
 
 Tell = Callable[[str], None]
 

@@ -10,11 +10,11 @@ from xml.sax.saxutils import quoteattr
 
 import msgspec
 
-from labelloop.app import add_model, read_card
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError, SettingsError
 from labelloop.core.settings import Settings
 from labelloop.engines.labels import read_labels
+from labelloop.serving.models import add_model, read_card
 from labelloop.store.registry import ModelVersion, Registry
 
 MOST_PICTURES = 200

@@ -1,0 +1,106 @@
+"""Model files into the registry, and versions into engines. Servers and command line tools begin here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import structlog
+
+from labelloop.core import plugins
+from labelloop.core.cards import ModelCard
+from labelloop.core.errors import LabelloopError, ModelError
+from labelloop.core.settings import Settings
+from labelloop.engines.base import Engine, EngineFactory, EngineOptions, cpu_threads
+from labelloop.store.artifacts import Artifacts
+from labelloop.store.db import open_database
+from labelloop.store.events import Events
+from labelloop.store.registry import ModelVersion, Registry
+
+log = structlog.get_logger(__name__)
+
+
+class Store(NamedTuple):
+    registry: Registry
+    events: Events
+
+
+def open_store(settings: Settings) -> Store:
+    """Open (create, migrate) the store that `settings` name."""
+    engine = open_database(settings)
+    url = settings.artifacts_url or str(settings.home / "models")
+    return Store(Registry(engine, Artifacts(url, cache=settings.home / "cache" / "models")), Events(engine))
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registry alone, for command line tools."""
+    return open_store(settings).registry
+
+
+def add_model(registry: Registry, path: Path | None, card: ModelCard, settings: Settings) -> ModelVersion:
+    """Complete `card` from the file and store both. Raises ModelError when the file is not one we can serve."""
+    if path is not None and not path.is_file():
+        raise ModelError(f"There is no file {path}.")
+    if not card.labels and settings.labels:
+        card = msgspec.structs.replace(card, labels=tuple(settings.labels))
+    factory: EngineFactory = plugins.load("labelloop.engines", card.engine)
+    if path is None and factory.needs_file:
+        raise ModelError(f"The engine {card.engine} needs a model file.")
+    return registry.add(path, factory.describe(path, card))
+
+
+def add_models_dir(registry: Registry, folder: Path, settings: Settings) -> list[ModelVersion]:
+    """Add every ONNX file of a folder. `7.onnx` serves project 7, unless a person assigned another model.
+
+    A file that cannot be served is logged and left out; the others are added.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"There is no folder {folder}.", hint="Check --models or LABELLOOP_MODELS_DIR.")
+    added = []
+    for path in sorted(folder.glob("*.onnx")):
+        project = int(path.stem) if path.stem.isdigit() else None
+        name = path.stem if project is None else f"project-{project}"
+        try:
+            version = add_model(registry, path, read_card(path.with_suffix(".yaml"), name=name), settings)
+        except LabelloopError as error:
+            log.error("model left out", file=str(path), error=str(error))
+            continue
+        added.append(version)
+        if project is not None and registry.catalogue().bindings.get(project) is None:
+            registry.bind(project, name, reason=f"{path.name} in the models folder")
+    return added
+
+
+def read_card(path: Path, *, name: str) -> ModelCard:
+    """The model card in a YAML file; a bare card called `name` when there is none. Raises ModelError."""
+    if not path.is_file():
+        return ModelCard(name=name)
+    try:
+        fields = msgspec.yaml.decode(path.read_bytes())
+        return msgspec.convert({"name": name} | (fields or {}), ModelCard)
+    except (msgspec.MsgspecError, OSError, TypeError) as error:
+        raise ModelError(f"The model card {path} cannot be used: {error}.", hint="See docs/engines.md.") from error
+
+
+def default_model(registry: Registry, model: str, settings: Settings) -> str:
+    """The spec that `--model` means: a file (added to the registry under its own name), an engine that needs no file
+    (`ocr`), or a model that is in the registry already."""
+    path = Path(model)
+    if path.is_file():
+        name = "".join(char if char.isalnum() or char in "-_." else "-" for char in path.stem).strip("-_.") or "model"
+        return add_model(registry, path, read_card(path.with_suffix(".yaml"), name=name), settings).id
+    if model in plugins.names("labelloop.engines") and not plugins.load("labelloop.engines", model).needs_file:
+        return add_model(registry, None, ModelCard(name=model, engine=model, task=model), settings).id
+    if path.suffix or "/" in model:
+        raise ModelError(f"There is no file {model}.", hint="Give an ONNX file or the name of a model you added.")
+    return registry.catalogue().find(model).id
+
+
+def load_engine(registry: Registry, settings: Settings, version: ModelVersion) -> Engine:
+    """Load one version onto the device of the settings. May take long."""
+    factory: EngineFactory = plugins.load("labelloop.engines", version.card.engine)
+    options = EngineOptions(
+        device=settings.device, threads=settings.threads or cpu_threads(), max_batch=settings.max_batch
+    )
+    return factory(registry.path(version), version.card, options)
