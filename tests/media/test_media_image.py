@@ -214,29 +214,26 @@ def test_the_largest_that_is_allowed_and_nothing_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "min_size", "letterbox", "factor", "what"),
+    ("size", "min_size", "factor", "what"),
     [
-        ((640, 480), None, False, 1, "no wish"),
-        ((640, 480), (416, 416), False, 1, "half would be too small"),
-        ((640, 480), (320, 320), False, 1, "half is too low to be stretched"),
-        ((640, 480), (320, 320), True, 2, "half is what letterboxing makes of it"),
-        ((640, 640), (320, 320), False, 2, "exactly half"),
-        ((480, 640), (320, 240), False, 1, "the sides might be swapped"),
-        ((639, 639), (320, 320), False, 2, "halves are rounded up"),
-        ((1280, 1280), (320, 320), False, 4, "a quarter"),
-        ((1279, 1300), (300, 300), False, 4, "a quarter, odd"),
-        ((2560, 2558), (100, 100), False, 2, "an eighth and a quarter would hide which side is which"),
-        ((2560, 2559), (100, 100), False, 1, "so would any part"),
-        ((2560, 2600), (320, 320), False, 8, "an eighth"),
-        ((5000, 5000), (100, 100), False, 8, "never less"),
+        ((640, 480), None, 1, "no wish"),
+        ((640, 480), (416, 416), 1, "half would be too small"),
+        ((640, 480), (320, 320), 1, "half is too low to be stretched"),
+        ((640, 640), (320, 320), 2, "exactly half"),
+        ((480, 640), (320, 240), 1, "the sides might be swapped"),
+        ((639, 639), (320, 320), 2, "halves are rounded up"),
+        ((1280, 1280), (320, 320), 4, "a quarter"),
+        ((1279, 1300), (300, 300), 4, "a quarter, odd"),
+        ((2560, 2558), (100, 100), 2, "an eighth and a quarter would hide which side is which"),
+        ((2560, 2559), (100, 100), 1, "so would any part"),
+        ((2560, 2600), (320, 320), 8, "an eighth"),
+        ((5000, 5000), (100, 100), 8, "never less"),
     ],
 )
-def test_reduced_decoding(
-    size: tuple[int, int], min_size: tuple[int, int] | None, letterbox: bool, factor: int, what: str
-) -> None:
+def test_reduced_decoding(size: tuple[int, int], min_size: tuple[int, int] | None, factor: int, what: str) -> None:
     data = jpeg(quadrants(*size))
     wish = Size(*min_size) if min_size else None
-    picture = decode(data, min_size=wish, letterbox=letterbox, max_pixels=10**8)
+    picture = decode(data, min_size=wish, max_pixels=10**8)
     assert picture.size == size
     assert picture.rgb.shape[:2] == (-(-size[1] // factor), -(-size[0] // factor)), what
     assert picture.rgb[2, 2].tolist() == pytest.approx([255, 0, 0], abs=8)
@@ -260,9 +257,9 @@ def test_a_reference_becomes_a_picture(make_loader: Callable[..., MediaLoader], 
     studio.answers["/data/upload/1/a.jpg"] = (200, {}, jpeg())
     seen: list[tuple[str, float]] = []
     loader = make_loader(observe=lambda name, value: seen.append((name, value)), media_max_pixels=64 * 48)
-    picture = loader.load(ref("/data/upload/1/a.jpg"), min_size=Size(16, 12), letterbox=True)
+    picture = loader.load(ref("/data/upload/1/a.jpg"), min_size=Size(16, 12))
     assert picture.size == (64, 48)
-    assert picture.rgb.shape == (12, 16, 3)
+    assert picture.rgb.shape == (24, 32, 3)
     assert [name for name, _ in seen] == ["cache_miss", "fetch", "decode"]
     assert all(0 < value <= 1 for _, value in seen)
     with pytest.raises(MediaTooLarge):

@@ -39,8 +39,6 @@ class Engine(Protocol):
     """What `prepare` is given; "nothing": the model answers without looking."""
     input_size: Size | None
     """Pictures are brought to this size by `prepare`, so they may be decoded at a reduced scale; None: full size."""
-    letterbox: bool
-    """Whether `prepare` keeps the aspect ratio, so that a reduced picture may be smaller than `input_size` one way."""
 
     def prepare(self, picture: Picture) -> Any:
         """Bring one picture into the form `predict` wants (resize, pad), so that the big array can be freed early."""

@@ -18,7 +18,6 @@ class EmptyEngine:
     needs_file = False
     wants: Literal["picture", "nothing"] = "nothing"
     input_size: Size | None = None
-    letterbox = False
     max_batch = 64
     parallel = 1
 

@@ -61,7 +61,6 @@ class OcrEngine:
     classes: tuple[str, ...] = (LABEL,)
     max_batch = 1
     input_size: Size | None = None  # small print is lost at a reduced scale
-    letterbox = False
 
     def __init__(self, path: Path | None, card: ModelCard, options: EngineOptions) -> None:
         """Raises ModelError when rapidocr is not installed, or does not start."""

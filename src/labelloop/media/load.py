@@ -69,12 +69,12 @@ class MediaLoader:
         """The bytes as they are stored; whether they are a picture is not looked at."""
         return self._timed_fetch(ref)[0]
 
-    def load(self, ref: MediaRef, *, min_size: Size | None = None, letterbox: bool = False) -> Picture:
-        """The upright picture. `min_size` and `letterbox` allow a reduced one, see `image.decode`."""
+    def load(self, ref: MediaRef, *, min_size: Size | None = None) -> Picture:
+        """The upright picture. `min_size` allows a reduced one, see `image.decode`."""
         data, source = self._timed_fetch(ref)
         started = time.perf_counter()
         try:
-            return decode(data, min_size=min_size, letterbox=letterbox, max_pixels=self._max_pixels)
+            return decode(data, min_size=min_size, max_pixels=self._max_pixels)
         except MediaUndecodable:
             if source is not None:  # a log-in page, or half a file: the next try may bring the picture
                 self._cache.discard(source.identity)

@@ -144,7 +144,7 @@ class Predictor:
                 f"The task has no {job.ref.key.field!r}, which the label config shows.",
                 hint="Import the task again with this field, or correct the label config.",
             )
-        picture = self._media.load(job.ref, min_size=job.engine.input_size, letterbox=job.engine.letterbox)
+        picture = self._media.load(job.ref, min_size=job.engine.input_size)
         return [(picture.size, job.engine.prepare(picture))]
 
     async def _report(self, tasks: Sequence[Task], predictions: Sequence[Prediction], view: View) -> None:

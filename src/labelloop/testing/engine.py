@@ -26,7 +26,6 @@ class FakeEngine:
 
     wants: Literal["picture", "nothing"] = "picture"
     input_size: Size | None = None
-    letterbox = False
 
     def __init__(
         self, find: Find = middle_box, *, classes: Sequence[str] = ("car",), max_batch: int = 8, parallel: int = 1

@@ -65,7 +65,6 @@ class DetectEngine:
         self._fixed_batch = self._batch_of_file()
         self.max_batch = self._fixed_batch or options.max_batch or (MAX_BATCH_GPU if on_gpu else MAX_BATCH_CPU)
         self.input_size = Size(*self._spec.size_wh) if self._spec.size_wh else None
-        self.letterbox = self._spec.resize != "stretch"
 
     def prepare(self, picture: Picture) -> Prepared:
         """Resize and pad to the network's input; the picture itself can be freed afterwards."""
