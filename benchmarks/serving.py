@@ -101,40 +101,50 @@ def wrk_figures(text: str) -> dict[str, float]:
     units = {"us": 1e-3, "ms": 1.0, "s": 1e3}
     p50 = re.search(r"50%\s+([\d.]+)(us|ms|s)", text)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
-    assert p50 and rate, text
+    assert p50, text
+    assert rate, text
     return {"rate": float(rate[1]), "p50_ms": float(p50[1]) * units[p50[2]]}
 
 
 def detector(arguments: argparse.Namespace) -> None:
-    """Unique pictures behind a token, through a real detector."""
-    ceilings = [ceiling(arguments.model, arguments.seconds)]
+    """Unique pictures behind a token, through a real detector. Each run stands between two measurements of the
+    ceiling, because the speed of a shared machine changes from one second to the next."""
     port = free_port()
     studio = f"http://127.0.0.1:{port}"
     command = [sys.executable, str(HERE / "picture_server.py"), str(arguments.images), str(port)]
     settings = {"LABEL_STUDIO_URL": studio, "LABEL_STUDIO_API_KEY": "benchmark"}
+    numbers = itertools.count()
     with (
         process(*command, url=studio + "/data/upload/0/x.jpg"),
         labelloop(str(arguments.model), **settings) as (url, server),
     ):
-        numbers = itertools.count()
-        rates = {}
         for name, callers, batch in (("1 caller", 1, 1), ("8 callers", 8, 1), ("batches of 30", 1, 30)):
             drive(url, numbers, callers, batch, seconds=2)
-            rates[name] = [
-                drive(url, numbers, callers, batch, seconds=arguments.seconds) for _ in range(arguments.runs)
-            ]
-            ceilings.append(ceiling(arguments.model, arguments.seconds))
-        memory = Path(f"/proc/{server.pid}/status").read_text()
-    top = statistics.median(ceilings)
-    print(
-        f"ceiling, two ONNX Runtime threads and nothing else: {top:.0f} images/s ({', '.join(f'{c:.0f}' for c in ceilings)})"
-    )
-    for name, found in rates.items():
-        rate = statistics.median(found)
-        print(
-            f"{name:14s}: {rate:6.1f} tasks/s = {rate / top:.2f} of the ceiling ({', '.join(f'{r:.0f}' for r in found)})"
-        )
-    print("server memory:", *re.findall(r"VmHWM:\s+(\d+ kB)|VmRSS:\s+(\d+ kB)", memory))
+            rates, costs = [], []
+            tops = [ceiling(arguments.model, arguments.seconds)]
+            for _ in range(arguments.runs):
+                begun, first = cpu_seconds(server.pid), next(numbers)
+                rates.append(drive(url, numbers, callers, batch, seconds=arguments.seconds))
+                costs.append((cpu_seconds(server.pid) - begun) / (next(numbers) - first) * 1e3)
+                tops.append(ceiling(arguments.model, arguments.seconds))
+            shares = [rate / (sum(pair) / 2) for rate, pair in zip(rates, itertools.pairwise(tops), strict=True)]
+            print(
+                f"{name:14s}: {statistics.median(rates):6.1f} tasks/s ({rounded(rates)}), "
+                f"{statistics.median(shares):.2f} of the ceiling beside it ({rounded(tops)} images/s), "
+                f"{statistics.median(costs):.1f} CPU-ms a task in the server"
+            )
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{server.pid}/status").read_text())
+    print(f"server memory at its highest: {int(peak[1]) / 1024 if peak else 0:.0f} MB")
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rounded(figures: list[float]) -> str:
+    return ", ".join(f"{figure:.0f}" for figure in figures)
 
 
 def drive(url: str, numbers: Iterator[int], callers: int, batch: int, *, seconds: float) -> float:
