@@ -10,19 +10,24 @@ pytest.importorskip("PIL", reason="needs the extra labelloop[ocr]")
 
 from PIL import Image, ImageOps
 
-from labelloop.demo.pictures import draw_pictures
+from labelloop.demo.pictures import Drawn, draw_pictures
 
 
-def test_pictures_are_drawn_the_same_each_time_and_are_told_apart_by_name_and_text() -> None:
-    pictures = draw_pictures()
+@pytest.fixture(scope="module")
+def pictures() -> list[Drawn]:
+    return draw_pictures()
+
+
+@pytest.mark.slow
+def test_pictures_are_drawn_the_same_each_time_and_are_told_apart_by_name_and_text(pictures: list[Drawn]) -> None:
     assert pictures == draw_pictures()
     assert len({picture.name for picture in pictures}) == len(pictures) == 8
     assert len({picture.lines for picture in pictures}) == len(pictures)
 
 
-def test_each_is_a_jpeg_of_moderate_size_and_one_is_stored_sideways_as_phones_do() -> None:
+def test_each_is_a_jpeg_of_moderate_size_and_one_is_stored_sideways_as_phones_do(pictures: list[Drawn]) -> None:
     turned = []
-    for picture in draw_pictures():
+    for picture in pictures:
         image = Image.open(io.BytesIO(picture.jpeg))
         upright = ImageOps.exif_transpose(image)
         assert image.format == "JPEG"
