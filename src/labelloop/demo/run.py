@@ -69,7 +69,7 @@ def run(options: Options, *, fresh: bool, tell: Tell) -> None:
                 tell(_welcome(demo))
                 _wait(demo)
         except KeyboardInterrupt:
-            tell("Stopped." if options.folder.exists() else "")
+            tell("Stopped.")
 
 
 def check(options: Options, *, tell: Tell) -> bool:
