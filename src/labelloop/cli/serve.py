@@ -63,6 +63,7 @@ def serve(
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # nobody here asks for the address of the caller
         timeout_graceful_shutdown=5,
     )
     socket = config.bind_socket()

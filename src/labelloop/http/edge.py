@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -24,8 +25,9 @@ class Edge:
     def __init__(self, app: ASGIApp, *, auth: BasicAuth, metrics: Metrics, paths: frozenset[str]) -> None:
         self._app = app
         self._auth = auth
-        self._metrics = metrics
         self._paths = paths
+        # as many as there are addresses and statuses; the library's own look-up costs more
+        self._seconds = cache(lambda path, status: metrics.http_seconds.labels(path, str(status)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,7 +46,7 @@ class Edge:
             await self._answer(scope, receive, observed)
         finally:
             path = scope["path"] if scope["path"] in self._paths else "other"
-            self._metrics.http_seconds.labels(path, str(status)).observe(time.perf_counter() - begun)
+            self._seconds(path, status).observe(time.perf_counter() - begun)
             log.debug("request", method=scope["method"], path=scope["path"], status=status)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -26,6 +26,8 @@ from labelloop.serving.stage import Priority, Stage
 from labelloop.store.events import Events
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 WINDOW = 16
 """Pictures of one request between "being fetched" and "answered": enough to keep two cores and a batch busy, and the
@@ -82,7 +84,7 @@ class Predictor:
         try:
             async with self._slots.lease(view.version, deadline=deadline) as lease:
                 request = _Request(view, lease, priority, deadline, prompt)
-                return await asyncio.gather(*(self._predict_task(task, request) for task in tasks))
+                return await in_order([self._predict_task(task, request) for task in tasks])
         except LabelloopError as error:  # no warm model: no task was tried
             return [failed(error, view.name, retry=True)] * len(tasks)
 
@@ -94,7 +96,7 @@ class Predictor:
             refs = media_refs(task, request.view.label_map.fields)
             if not refs:
                 return failed(_unmapped(request.view), request.view.name, retry=True)
-            found = await asyncio.gather(*(self._try(self._predict_picture(ref, request), request) for ref in refs))
+            found = await in_order([self._try(self._predict_picture(ref, request), request) for ref in refs])
         errors = [outcome for outcome in found if isinstance(outcome, LabelloopError)]
         done = [outcome for outcome in found if not isinstance(outcome, LabelloopError)]
         regions = tuple(region for _, _, regions in done for region in regions)
@@ -192,6 +194,11 @@ class _Request:
         self.deadline = deadline
         self.prompt = prompt
         self.window = asyncio.Semaphore(WINDOW)
+
+
+async def in_order(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all, side by side; one alone needs no asyncio task, which is most of the requests there are."""
+    return [await work[0]] if len(work) == 1 else list(await asyncio.gather(*work))
 
 
 def failed(error: LabelloopError, model: str, *, retry: bool) -> Prediction:

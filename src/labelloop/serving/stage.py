@@ -6,11 +6,12 @@ Two stages make the path: fetching and decoding pictures, and the model. Both ar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
@@ -101,8 +102,7 @@ class Stage(Generic[In, Out]):
             outcomes = self._outcomes([work.item for work in batch])
             self._observe("run_seconds", time.perf_counter() - begun)
             self._observe("batch_size", len(batch))
-            for work, outcome in zip(batch, outcomes, strict=True):
-                _deliver(work, outcome)
+            _deliver(zip(batch, outcomes, strict=True))
 
     def _take(self) -> list[_Work[In, Out]]:
         """The next batch, or an empty list when the stage is closed and nothing is left."""
@@ -124,7 +124,7 @@ class Stage(Generic[In, Out]):
             if work.future.cancelled():
                 continue
             if time.monotonic() > work.deadline:
-                _deliver(work, DeadlineExceeded("The caller stops waiting before this task can be done."))
+                _deliver([(work, DeadlineExceeded("The caller stops waiting before this task can be done."))])
                 continue
             batch.append(work)
         return batch
@@ -137,18 +137,22 @@ class Stage(Generic[In, Out]):
             return [error] if len(items) == 1 else [self._outcomes([item])[0] for item in items]
 
 
-def _deliver(work: _Work[Any, Any], outcome: Any) -> None:
-    try:
-        work.loop.call_soon_threadsafe(_resolve, work.future, outcome)
-    except RuntimeError:
-        # The caller's event loop was closed while we worked: nobody is left to tell.
-        work.future.cancel()
+def _deliver(done: Iterable[tuple[_Work[Any, Any], Any]]) -> None:
+    """Hand results to the event loops that wait for them: one wake-up per loop, however many results."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for work, outcome in done:
+        by_loop.setdefault(work.loop, []).append((work.future, outcome))
+    for loop, results in by_loop.items():
+        # RuntimeError: the loop was closed while we worked, and nobody is left to tell
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_resolve, results)
 
 
-def _resolve(future: asyncio.Future[Any], outcome: Any) -> None:
-    if future.done():
-        return
-    if isinstance(outcome, Exception):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
+def _resolve(results: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, outcome in results:
+        if future.done():
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
