@@ -44,7 +44,7 @@ class Engine(Protocol):
         """Bring one picture into the form `predict` wants (resize, pad), so that the big array can be freed early."""
 
     def predict(self, batch: Sequence[Any]) -> list[tuple[Region, ...]]:
-        """Regions of each prepared item, in order, in pixels of the upright original, best score first.
+        """Regions of each prepared item, in order, in pixels of the upright original; detectors give the best first.
 
         Everything above a low threshold is returned; the label map applies the project's own threshold.
         """
