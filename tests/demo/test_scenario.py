@@ -101,6 +101,7 @@ def test_a_great_folder_is_cut_and_a_long_name_too(registry: Registry, settings:
         (folder / f"{number}.jpg").touch()
     scenario = plan(registry, settings, folder=tmp_path, images=folder)
     assert len(scenario.pictures) == MOST_PICTURES
+    assert scenario.left_out == 1
     assert len(scenario.title) == 50
 
 

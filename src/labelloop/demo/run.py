@@ -107,6 +107,8 @@ def running(options: Options, *, tell: Tell) -> Iterator[Demo]:
         images=options.images,
         labels=options.labels,
     )
+    if scenario.left_out:
+        tell(f"Showing the first {len(scenario.pictures)} pictures; {scenario.left_out} more stay in the folder")
     venvs.create(options.home, "label-studio", progress=tell)
     with contextlib.ExitStack() as stack:
         tell("Starting Label Studio")

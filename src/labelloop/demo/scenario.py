@@ -13,7 +13,7 @@ import msgspec
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError, SettingsError
 from labelloop.core.settings import Settings
-from labelloop.engines.labels import read_labels
+from labelloop.engines.labels import named, read_labels
 from labelloop.serving.models import add_model, read_card
 from labelloop.store.registry import ModelVersion, Registry
 
@@ -45,6 +45,8 @@ class Scenario(msgspec.Struct, frozen=True):
     pictures: tuple[Path, ...]
     model: ModelVersion
     texts: Mapping[str, tuple[str, ...]] = {}
+    left_out: int = 0
+    """Pictures of the folder above the limit."""
 
     @property
     def reads_text(self) -> bool:
@@ -71,14 +73,19 @@ def plan(
         raise SettingsError("Labels were given and no model.", hint="Add --model FILE.onnx.")
     version = _register(registry, settings, model=model, labels=labels)
     texts = {} if images else _draw_into(folder)
-    pictures = _find_pictures(images) if images else tuple(folder / name for name in texts)
+    found = _find_pictures(images) if images else tuple(folder / name for name in texts)
+    pictures, left_out = found[:MOST_PICTURES], max(0, len(found) - MOST_PICTURES)
     if version.card.task == "ocr":
         title = f"Text in {images.resolve().name}" if images else "Receipts and signs"
-        return Scenario(_fit(title), OCR_CONFIG, pictures, version, texts)
+        return Scenario(_fit(title), OCR_CONFIG, pictures, version, texts, left_out)
     if not version.card.labels:
         raise ModelError(f"{model} does not name its classes.", hint="Add --labels FILE (or coco).")
     return Scenario(
-        _fit(f"{version.name}: {_folder_name(pictures)}"), boxes_config(version.card.labels), pictures, version
+        _fit(f"{version.name}: {_folder_name(pictures)}"),
+        boxes_config(named(version.card.labels)),
+        pictures,
+        version,
+        left_out=left_out,
     )
 
 
@@ -121,7 +128,7 @@ def _find_pictures(folder: Path) -> tuple[Path, ...]:
     if not found:
         kinds = ", ".join(suffix[1:] for suffix in _PICTURE_SUFFIXES)
         raise SettingsError(f"There are no pictures in {folder}.", hint=f"Browsers show {kinds}.")
-    return tuple(found[:MOST_PICTURES])
+    return tuple(found)
 
 
 def _folder_name(pictures: tuple[Path, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ COCO = (
     "hair drier", "toothbrush",
 )  # fmt: skip
 """The 80 classes in the order of YOLO, MMDetection, RT-DETR and most others."""
+
+
+def named(labels: Iterable[str]) -> tuple[str, ...]:
+    """The names that a region can carry: without the background and without what stands for an unused index."""
+    return tuple(label for label in labels if label not in (BACKGROUND, MISSING))
+
 
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 

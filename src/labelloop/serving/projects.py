@@ -12,7 +12,7 @@ import structlog
 
 from labelloop.core.errors import LabelloopError, ModelNotFound, ModelUnassigned
 from labelloop.core.settings import Settings
-from labelloop.engines.labels import BACKGROUND, MISSING
+from labelloop.engines.labels import named
 from labelloop.labelstudio.config import LabelConfig, parse_config
 from labelloop.labelstudio.labelmap import LabelMap, build_label_map, read_labels_file
 from labelloop.serving.slots import Slots
@@ -136,8 +136,9 @@ class Projects:
         config = parse_config(config_xml)
         card = version.card
         threshold = self._threshold if self._threshold is not None else card.score_threshold
-        classes = [name for name in card.labels if name not in (BACKGROUND, MISSING)]
-        label_map = build_label_map(config, classes, task=card.task, threshold=threshold, aliases=self._aliases)
+        label_map = build_label_map(
+            config, named(card.labels), task=card.task, threshold=threshold, aliases=self._aliases
+        )
         if label_map.unmapped:
             log.warning(
                 "classes of the model map to nothing in the label config",
