@@ -21,6 +21,7 @@ from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
 from labelloop.http.protocol import Protocol
 from labelloop.media.load import MediaLoader
+from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import Store, add_model, add_models_dir, default_model, load_engine, open_store
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
@@ -59,12 +60,14 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     )
     projects = Projects(settings, store.registry, slots, default=default)
     origins = Origins(settings, store.registry.connections, trust_setup=is_private(settings))
-    media = MediaLoader(settings, origins.of, observe=_media_observer(metrics))
+    media_metrics = MediaMetrics(metrics)
+    media = MediaLoader(settings, origins.of, observe=media_metrics.observe)
     predictor = Predictor(
         media,
         slots,
         store.events,
         metrics=metrics,
+        media_metrics=media_metrics,
         media_workers=settings.media_workers,
         queue_limit=settings.queue_limit,
     )
@@ -144,13 +147,3 @@ def exposure_warnings(settings: Settings) -> list[str]:
         f"Listening on {settings.listen[0]} without a password: anybody who reaches this port can use the models. "
         "Set --basic-auth-user and --basic-auth-pass, and run labelloop connect again."
     ]
-
-
-def _media_observer(metrics: Metrics) -> Any:
-    counters = {
-        "fetch": metrics.fetch_seconds,
-        "decode": metrics.decode_seconds,
-        "cache_hit": metrics.cache_hits,
-        "cache_miss": metrics.cache_misses,
-    }
-    return lambda name, value: counters[name].inc(value)

@@ -30,8 +30,6 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LABELLOOP_DEVICE", "gpu:0", "device", "cuda:0"),
         ("LABEL_STUDIO_BASE_DATA_DIR", "/data", "image_dir", Path("/data")),
         ("LABELLOOP_MEDIA_CACHE_SIZE", "200MB", "media_cache_size", 200_000_000),
-        ("BASIC_AUTH_USER", "ann", "basic_auth_user", "ann"),
-        ("ML_SERVER_BASIC_AUTH_USER", "ann", "basic_auth_user", "ann"),
     ],
 )
 def test_names_that_people_already_use(
@@ -62,6 +60,22 @@ def test_where_to_listen(monkeypatch: pytest.MonkeyPatch, environment: dict[str,
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert read_settings().listen == listen
+
+
+@pytest.mark.parametrize("names", ["LABELLOOP_BASIC_AUTH_", "BASIC_AUTH_", "ML_SERVER_BASIC_AUTH_"])
+def test_a_password_needs_a_user_and_the_other_way_round(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    monkeypatch.setenv(f"{names}USER", "ann")
+    with pytest.raises(SettingsError, match="both"):
+        read_settings()
+    monkeypatch.setenv(f"{names}PASS", "secret")
+    assert read_settings().basic_auth_user == "ann"
+
+
+@pytest.mark.parametrize("variable", ["ML_BACKEND_PORT", "ML_BACKEND_ADDR"])
+def test_an_option_wins_over_the_older_names(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "1" if variable.endswith("PORT") else "0.0.0.0:1")
+    assert read_settings(port=2).listen[1] == 2
+    assert read_settings(host="127.0.0.1", port=3).listen == ("127.0.0.1", 3)
 
 
 def test_a_typo_is_an_error_that_names_the_near_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,9 @@ def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     del version  # typer calls _version
+    from labelloop.core.logs import configure_logs
+
+    configure_logs(level="warning")  # `serve` does it again as its settings say
 
 
 app.command()(serve)

@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 def connect(
     project: str = typer.Argument(help="Id or title of the project in Label Studio."),
-    url: str = typer.Option(None, help="Address of Label Studio, with its sub-path.  [env: LABEL_STUDIO_URL]"),
-    token: str = typer.Option(None, help="Personal access token or legacy token.  [env: LABEL_STUDIO_API_KEY]"),
+    url: str = typer.Option(None, help="Address of Label Studio, with its sub-path (or LABEL_STUDIO_URL)."),
+    token: str = typer.Option(None, help="Personal access token or legacy token (or LABEL_STUDIO_API_KEY)."),
     model: str = typer.Option(None, help="Model for this project: NAME, NAME@VERSION, an ONNX file, or 'ocr'."),
     backend_url: str = typer.Option(
-        None, help="Address of labelloop as Label Studio sees it.  [default: http://127.0.0.1:9090]"
+        None, help="Address of labelloop as Label Studio sees it (default: http://127.0.0.1:9090)."
     ),
     basic_auth_user: str = typer.Option(None, help="User name that the backend asks for."),
     basic_auth_pass: str = typer.Option(None, help="Password that the backend asks for."),
     interactive: bool = typer.Option(
-        None, "--interactive/--no-interactive", help="Use it for smart tools.  [default: yes for a new connection]"
+        None, "--interactive/--no-interactive", help="Use it for smart tools (default: yes for a new connection)."
     ),
-    title: str = typer.Option(None, help="Name of the backend in Label Studio.  [default: labelloop]"),
+    title: str = typer.Option(None, help="Name of the backend in Label Studio (default: labelloop)."),
 ) -> None:
     """Connect PROJECT to labelloop. Safe to repeat."""
     from labelloop.cli import report as terminal

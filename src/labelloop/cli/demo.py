@@ -8,11 +8,11 @@ import typer
 
 
 def demo(
-    model: Path = typer.Option(None, help="ONNX detector to show.  [default: reads text, with built-in models]"),
-    images: Path = typer.Option(None, help="Folder of your pictures.  [default: draws receipts and signs]"),
+    model: Path = typer.Option(None, help="ONNX detector to show (default: reads text, with built-in models)."),
+    images: Path = typer.Option(None, help="Folder of your pictures (default: draws receipts and signs)."),
     labels: str = typer.Option(None, help="Class names of the model: a text, JSON or YAML file, or 'coco'."),
-    port: int = typer.Option(None, "--port", "-p", help="Port of labelloop.  [default: 9090, or a free one]"),
-    label_studio_port: int = typer.Option(None, help="Port of Label Studio.  [default: 8080, or a free one]"),
+    port: int = typer.Option(None, "--port", "-p", help="Port of labelloop (default: 9090, or a free one)."),
+    label_studio_port: int = typer.Option(None, help="Port of Label Studio (default: 8080, or a free one)."),
     fresh: bool = typer.Option(False, "--fresh/--keep", help="Forget what was done in earlier demos."),
     check: bool = typer.Option(
         False, "--check", help="Do it on free ports in a temporary folder, verify what Label Studio has, and end."

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    project: str = typer.Argument(None, help="Id or title of a project.  [default: all that are connected]"),
-    url: str = typer.Option(None, help="Address of Label Studio, with its sub-path.  [env: LABEL_STUDIO_URL]"),
-    token: str = typer.Option(None, help="Personal access token or legacy token.  [env: LABEL_STUDIO_API_KEY]"),
+    project: str = typer.Argument(None, help="Id or title of a project (default: all that are connected)."),
+    url: str = typer.Option(None, help="Address of Label Studio, with its sub-path (or LABEL_STUDIO_URL)."),
+    token: str = typer.Option(None, help="Personal access token or legacy token (or LABEL_STUDIO_API_KEY)."),
     backend_url: str = typer.Option(
-        None, help="Address of labelloop as Label Studio sees it.  [default: http://127.0.0.1:9090]"
+        None, help="Address of labelloop as Label Studio sees it (default: http://127.0.0.1:9090)."
     ),
     basic_auth_user: str = typer.Option(None, help="User name that the backend asks for."),
     basic_auth_pass: str = typer.Option(None, help="Password that the backend asks for."),

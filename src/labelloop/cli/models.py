@@ -12,11 +12,11 @@ app = typer.Typer(help="Add models and say which project uses which.", no_args_i
 @app.command()
 def add(
     file: Path = typer.Argument(None, help="The ONNX file."),
-    name: str = typer.Option(None, help="Name in the registry.  [default: the file's name]"),
+    name: str = typer.Option(None, help="Name in the registry (default: the file's name)."),
     labels: str = typer.Option(None, help="Class names: a text, JSON or YAML file, or 'coco'."),
-    task: str = typer.Option(None, help="detect or ocr.  [default: the card's, else detect]"),
+    task: str = typer.Option(None, help="detect or ocr (default: the card's, else detect)."),
     engine: str = typer.Option(None, help="Engine; needed only without a file, for instance ocr."),
-    card: Path = typer.Option(None, help="Model card (YAML).  [default: the .yaml beside the file]"),
+    card: Path = typer.Option(None, help="Model card (YAML) (default: the .yaml beside the file)."),
 ) -> None:
     """Add a model file as the next version of NAME; the same file twice is one version."""
     import msgspec
@@ -33,7 +33,12 @@ def add(
     if card and not card.is_file():
         raise ModelError(f"There is no model card {card}.")
     found = read_card(beside, name=name or (file.stem if file else engine))
-    given = {"name": name, "task": task or engine, "engine": engine, "labels": read_labels(labels) if labels else None}
+    given = {
+        "name": name,
+        "task": task or (None if file else engine),
+        "engine": engine,
+        "labels": read_labels(labels) if labels else None,
+    }
     found = msgspec.structs.replace(found, **{key: value for key, value in given.items() if value is not None})
     version = add_model(open_registry(settings), file, found, settings)
     typer.echo(f"{version.id}: {version.card.family or version.card.engine}, {len(version.card.labels)} classes")

@@ -13,16 +13,16 @@ def serve(
         None, help="ONNX file, name of a model you added, or 'ocr'; serves every project that has none assigned."
     ),
     models: Path = typer.Option(None, help="Folder of ONNX files to add; 7.onnx serves project 7."),
-    host: str = typer.Option(None, help="Address to listen on.  [default: 127.0.0.1]"),
-    port: int = typer.Option(None, "--port", "-p", help="Port; 0 takes a free one.  [default: 9090]"),
-    device: str = typer.Option(None, help="cpu, cuda, cuda:0, gpu:0 or auto.  [default: auto]"),
-    threads: int = typer.Option(None, help="Inferences at a time on the CPU.  [default: one per core]"),
-    score_threshold: float = typer.Option(None, help="Draw regions from this score on.  [default: 0.3]"),
+    host: str = typer.Option(None, help="Address to listen on (default: 127.0.0.1)."),
+    port: int = typer.Option(None, "--port", "-p", help="Port; 0 takes a free one (default: 9090)."),
+    device: str = typer.Option(None, help="cpu, cuda, cuda:0, gpu:0 or auto (default: auto)."),
+    threads: int = typer.Option(None, help="Inferences at a time on the CPU (default: one per core)."),
+    score_threshold: float = typer.Option(None, help="Draw regions from this score on (default: 0.3)."),
     labels_file: Path = typer.Option(None, help='JSON file {"model class": "project label"}.'),
     image_dir: Path = typer.Option(None, help="Folder shared with Label Studio, read instead of downloading."),
     basic_auth_user: str = typer.Option(None, help="User name that callers must send."),
     basic_auth_pass: str = typer.Option(None, help="Password that callers must send."),
-    log_level: str = typer.Option(None, help="debug, info, warning or error.  [default: info]"),
+    log_level: str = typer.Option(None, help="debug, info, warning or error (default: info)."),
 ) -> None:
     """Serve models to Label Studio."""
     import cv2
@@ -36,7 +36,6 @@ def serve(
         models_dir=models or rust_layout(),
         host=host,
         port=port,
-        backend_addr="" if host else None,
         device=device,
         threads=threads,
         score_threshold=score_threshold,
@@ -46,8 +45,8 @@ def serve(
         basic_auth_pass=basic_auth_pass,
         log_level=log_level,
     )
-    # Threads that decode and infer hand over to the event loop through the interpreter's lock. At the default of 5 ms a
-    # busy loop keeps the others waiting that long (measured: 16 callers of an empty model, p50 7 ms instead of SWITCH).
+    # Threads that decode and infer hand over to the event loop through the interpreter's lock; at the default of 5 ms
+    # a busy thread may keep the others waiting that long, once per step of a request.
     sys.setswitchinterval(0.0005)
     # One picture per thread: OpenCV's own threads would compete with the model's for the same cores, and its messages
     # about damaged files repeat what the task's error says.

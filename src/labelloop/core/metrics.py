@@ -40,13 +40,15 @@ class Metrics:
             "labelloop_infer_seconds", "Time spent in the model", model, registry=self.registry
         )
         self.fetch_seconds = Counter(
-            "labelloop_media_fetch_seconds", "Time spent fetching media", registry=self.registry
+            "labelloop_media_fetch_seconds", "Time spent fetching media", model, registry=self.registry
         )
         self.decode_seconds = Counter(
-            "labelloop_media_decode_seconds", "Time spent decoding media", registry=self.registry
+            "labelloop_media_decode_seconds", "Time spent decoding media", model, registry=self.registry
         )
-        self.cache_hits = Counter("labelloop_media_cache_hits", "Media found in the cache", registry=self.registry)
-        self.cache_misses = Counter("labelloop_media_cache_misses", "Media fetched anew", registry=self.registry)
+        self.cache_hits = Counter(
+            "labelloop_media_cache_hits", "Media found in the cache", model, registry=self.registry
+        )
+        self.cache_misses = Counter("labelloop_media_cache_misses", "Media fetched anew", model, registry=self.registry)
         self.events = Counter("labelloop_webhook_events", "Webhook calls", ("action",), registry=self.registry)
         self.overloaded = Counter(
             "labelloop_overloaded", "Requests refused because the queue was full", registry=self.registry

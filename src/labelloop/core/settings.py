@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from labelloop.core.errors import SettingsError
@@ -75,17 +75,17 @@ class Settings(BaseSettings):
     )
 
     # the server
-    host: str = Field("127.0.0.1", validation_alias=_names("host"), description="Address to listen on.")
+    host: str = Field(
+        "127.0.0.1",
+        validation_alias=_names("host", "ML_BACKEND_ADDR"),
+        description="Address to listen on; with :PORT behind it if no port is given.",
+    )
     port: int = Field(
-        9090, ge=0, le=65535, validation_alias=_names("port"), description="Port to listen on; 0 takes any free one."
-    )
-    backend_addr: str = Field(
-        "",
-        validation_alias=_names("backend_addr", "ML_BACKEND_ADDR"),
-        description="Older name for host (also host:port).",
-    )
-    backend_port: int | None = Field(
-        None, validation_alias=_names("backend_port", "ML_BACKEND_PORT"), description="Older name for port."
+        9090,
+        ge=0,
+        le=65535,
+        validation_alias=_names("port", "ML_BACKEND_PORT"),
+        description="Port to listen on; 0 takes any free one.",
     )
     basic_auth_user: str = Field(
         "",
@@ -228,13 +228,19 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is not an address; write for instance http://label-studio.example.org:8080")
         return value
 
+    @model_validator(mode="after")
+    def _password_is_whole(self) -> Settings:
+        if bool(self.basic_auth_user) != bool(self.basic_auth_pass.get_secret_value()):
+            raise ValueError("Basic authentication needs both, a user name and a password")
+        return self
+
     @property
     def listen(self) -> tuple[str, int]:
-        """Host and port to listen on, after the older names are taken into account."""
-        host, _, port = (
-            self.backend_addr.rpartition(":") if self.backend_addr.count(":") == 1 else (self.backend_addr, "", "")
-        )
-        return host or self.host, self.backend_port or (int(port) if port else self.port)
+        """Host and port to listen on. `ML_BACKEND_ADDR` may be written host:port."""
+        host, colon, port = self.host.rpartition(":")
+        if not colon or ":" in host or not port.isdigit():  # a bare name, or an IPv6 address
+            return self.host, self.port
+        return host, self.port if "port" in self.model_fields_set else int(port)
 
 
 def read_settings(**overrides: Any) -> Settings:
@@ -258,9 +264,9 @@ def read_settings(**overrides: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "?"
+        name = f"The setting {first['loc'][0]}" if first["loc"] else "The settings"
         raise SettingsError(
-            f"The setting {name} cannot be used: {first['msg'].removeprefix('Value error, ')}.",
+            f"{name} cannot be used: {first['msg'].removeprefix('Value error, ')}.",
             hint="See docs/settings.md.",
         ) from error
 

@@ -73,14 +73,23 @@ class Api:
         number = request.path_params["project"]
         found = [row for row in self.list_projects() if row["id"] == number]
         if not found:
-            return reply({"error": "not-found", "message": f"Project {number} never asked for anything."}, status=404)
+            return reply(
+                {
+                    "error": "not-found",
+                    "message": f"Project {number} never asked for anything.",
+                    "hint": f"Connect it: labelloop connect {number} --url … --token …",
+                },
+                status=404,
+            )
         return reply(found[0])
 
     async def assign(self, request: Request) -> Response:
         """`PUT {"model": "NAME"}` or `"NAME@VERSION"`."""
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise wire.BadRequest("Send JSON with Content-Type: application/json.")
-        spec = str(wire.decode_object(await request.body()).get("model") or "")
+        spec = wire.decode_object(await request.body()).get("model")
+        if not isinstance(spec, str) or not spec:
+            raise wire.BadRequest('Send {"model": "NAME"} or {"model": "NAME@VERSION"}.')
         version = await asyncio.to_thread(self._assign, request.path_params["project"], spec)
         await asyncio.to_thread(self._projects.refresh)
         return reply({"project": request.path_params["project"], "model": version.id})

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -55,10 +56,18 @@ class Edge:
             body = {"error": "unauthorized", "message": "User name and password are missing or wrong."}
             await reply(body, status=401, headers=headers)(scope, receive, send)
             return
+        scope["app"] = self  # makes Starlette's router raise for an unknown address instead of answering plain text
         try:
             await self._app(scope, receive, send)
         except LabelloopError as error:
+            # Label Studio never shows the body of an error, so this line is where a person finds the reason
+            log.warning(
+                "request refused", method=scope["method"], path=scope["path"], code=error.code, reason=str(error)
+            )
             await error_reply(error)(scope, receive, send)
+        except HTTPException as error:  # no such address, or not with this method
+            body = {"error": "not-found" if error.status_code == 404 else "bad-request", "message": error.detail}
+            await reply(body, status=error.status_code, headers=dict(error.headers or {}))(scope, receive, send)
         except Exception:
             # The traceback belongs in our log, never in an answer.
             log.exception("request failed", method=scope["method"], path=scope["path"])

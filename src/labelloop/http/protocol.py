@@ -1,4 +1,4 @@
-"""Label Studio's calls. Each is decoded, handed down, encoded; what they mean is in PROTOCOL (docs/protocol.md)."""
+"""Label Studio's calls. Each is decoded, handed down, encoded; what they mean is in PROTOCOL (docs/http.md)."""
 
 from __future__ import annotations
 

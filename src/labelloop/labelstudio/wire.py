@@ -178,7 +178,7 @@ def encode_prediction(prediction: Prediction, label_map: LabelMap, *, task_id: i
     """One item of `results`. Its regions pass Label Studio's own checks (PROTOCOL 5); others are left out."""
     item: dict[str, Any] = {
         "result": list(_encode_regions(prediction, label_map, task_id)),
-        "score": _unit(prediction.score),
+        "score": round(_unit(prediction.score), DECIMALS),
         "model_version": prediction.model,
     }
     if prediction.error is not None:

@@ -19,11 +19,13 @@ from labelloop.engines.base import Engine
 from labelloop.labelstudio.labelmap import LabelMap
 from labelloop.labelstudio.wire import media_refs
 from labelloop.media.load import MediaLoader
+from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.projects import View
 from labelloop.serving.prompt import select
 from labelloop.serving.slots import Lease, Slots
 from labelloop.serving.stage import Priority, Stage
 from labelloop.store.events import Events
+from labelloop.store.registry import ModelVersion
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +41,7 @@ class _Job(msgspec.Struct, frozen=True):
 
     ref: MediaRef
     engine: Engine
+    version: ModelVersion
 
 
 class Predictor:
@@ -51,6 +54,7 @@ class Predictor:
         events: Events,
         *,
         metrics: Metrics,
+        media_metrics: MediaMetrics,
         media_workers: int,
         queue_limit: int,
     ) -> None:
@@ -58,6 +62,7 @@ class Predictor:
         self._slots = slots
         self._events = events
         self._metrics = metrics
+        self._media_metrics = media_metrics
         self._limit = queue_limit
         self._in_flight = 0
         self._loading: Stage[_Job, tuple[Size, Any]] = Stage(self._load, name="media", workers=media_workers)
@@ -114,7 +119,9 @@ class Predictor:
         """fetch -> decode -> submit."""
         async with request.window:
             size, prepared = await self._loading.submit(
-                _Job(ref, request.lease.engine), priority=request.priority, deadline=request.deadline
+                _Job(ref, request.lease.engine, request.lease.version),
+                priority=request.priority,
+                deadline=request.deadline,
             )
             _, _, regions = await self._infer(prepared, request)
         placed = tuple(msgspec.structs.replace(region, media=ref.key) for region in regions)
@@ -146,7 +153,8 @@ class Predictor:
                 f"The task has no {job.ref.key.field!r}, which the label config shows.",
                 hint="Import the task again with this field, or correct the label config.",
             )
-        picture = self._media.load(job.ref, min_size=job.engine.input_size)
+        with self._media_metrics.counted_for(job.version):
+            picture = self._media.load(job.ref, min_size=job.engine.input_size)
         return [(picture.size, job.engine.prepare(picture))]
 
     async def _report(self, tasks: Sequence[Task], predictions: Sequence[Prediction], view: View) -> None:

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 Load = Callable[[ModelVersion], Engine]
 State = Literal["loading", "ready", "failed"]
 
+RETRY_S = 60.0
+
 
 class Slot:
     """One model version in memory (or on its way there, or broken: then `error` says why)."""
@@ -44,6 +46,10 @@ class Slot:
         if not self.loaded.done():
             return "loading"
         return "failed" if self.loaded.exception() else "ready"
+
+    def may_be_tried_again(self) -> bool:
+        """A load that failed (a full GPU, a disk that was away) is worth another try after a while."""
+        return self.state == "failed" and time.monotonic() - self.used_at > RETRY_S
 
     @property
     def error(self) -> str:
@@ -85,7 +91,7 @@ class Slots:
 
     def _ensure(self, version: ModelVersion) -> Slot:
         slot = self._slots.get(_key(version))
-        if slot is None:
+        if slot is None or slot.may_be_tried_again():
             slot = self._slots[_key(version)] = Slot(version)
             self._loader.submit(self._fill, slot)
         return slot
@@ -147,6 +153,7 @@ class Slots:
         except Exception as error:  # whatever a model file or a driver raises, the server goes on
             failed = error if isinstance(error, LabelloopError) else ModelFailed(f"{version.id} did not load: {error}.")
             log.error("model failed to load", model=version.id, error=str(failed))
+            slot.used_at = time.monotonic()
             slot.loaded.set_exception(failed)
             return
         stage = self._stage(engine, version)

@@ -14,6 +14,17 @@ T = TypeVar("T")
 metadata = sa.MetaData()
 
 
+class Moment(sa.TypeDecorator[datetime]):
+    """A moment with its zone. SQLite forgets the zone, and everything we store is UTC."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        del dialect
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
 def now() -> datetime:
     return datetime.now(UTC)
 
@@ -31,7 +42,7 @@ versions = sa.Table(
     sa.Column("digest", sa.String(64), nullable=False, comment="sha256 of the file and of what the card makes of it"),
     sa.Column("artifact", sa.String(500), nullable=False, comment="path below the artifacts URL; empty: built in"),
     sa.Column("card", sa.JSON, nullable=False),
-    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
     sa.UniqueConstraint("name", "digest"),
 )
 
@@ -42,7 +53,7 @@ bindings = sa.Table(
     sa.Column("name", sa.String(100), nullable=False),
     sa.Column("number", sa.Integer, comment="null: the newest version"),
     sa.Column("reason", sa.String(500), nullable=False),
-    sa.Column("moved_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("moved_at", Moment, nullable=False),
 )
 
 connections = sa.Table(
@@ -50,26 +61,26 @@ connections = sa.Table(
     metadata,
     sa.Column("url", sa.String(500), primary_key=True),
     sa.Column("token", sa.String(2000), nullable=False),
-    sa.Column("saved_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("saved_at", Moment, nullable=False),
 )
 
 events = sa.Table(
     "events",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("received_at", Moment, nullable=False),
     sa.Column("action", sa.String(100), nullable=False),
     sa.Column("project_id", sa.BigInteger),
     sa.Column("task_ids", sa.JSON, nullable=False),
     sa.Column("annotation_ids", sa.JSON, nullable=False),
-    sa.Column("handled_at", sa.DateTime(timezone=True), index=True),
+    sa.Column("handled_at", Moment, index=True),
 )
 
 failures = sa.Table(
     "failures",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("at", Moment, nullable=False),
     sa.Column("project_id", sa.BigInteger, index=True),
     sa.Column("task_id", sa.BigInteger),
     sa.Column("model", sa.String(200), nullable=False),
