@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Taken out of the environment: to the product every LABELLOOP_… name that is no setting is a typing error.
+SHARED = Path(os.environ.pop("LABELLOOP_SHARED", ROOT.parent / "shared"))
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of designs, recordings and test data beside the project; tests that need it skip where it is absent."""
-    path = Path(os.environ.get("LABELLOOP_SHARED", ROOT.parent / "shared"))
-    if not path.is_dir():
-        pytest.skip(f"no shared data at {path}; set LABELLOOP_SHARED")
-    return path
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared data at {SHARED}; set LABELLOOP_SHARED")
+    return SHARED

@@ -14,7 +14,7 @@ from labelloop.core.settings import parse_bytes, read_settings, table
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("LABELLOOP_", "LABEL_STUDIO_", "ML_", "BASIC_AUTH")):
+        if name.startswith(("LABELLOOP_", "LABEL_STUDIO_", "ML_", "BASIC_AUTH", "LOG_", "SCORE_")):
             monkeypatch.delenv(name)
 
 
@@ -30,6 +30,8 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LABELLOOP_DEVICE", "gpu:0", "device", "cuda:0"),
         ("LABEL_STUDIO_BASE_DATA_DIR", "/data", "image_dir", Path("/data")),
         ("LABELLOOP_MEDIA_CACHE_SIZE", "200MB", "media_cache_size", 200_000_000),
+        ("LOG_LEVEL", "DEBUG", "log_level", "debug"),
+        ("LABELLOOP_FAILED_ITEMS", " Skip ", "failed_items", "skip"),
     ],
 )
 def test_names_that_people_already_use(
@@ -54,12 +56,23 @@ def test_tokens_are_never_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> N
         ({"ML_BACKEND_ADDR": "0.0.0.0", "ML_BACKEND_PORT": "8003"}, ("0.0.0.0", 8003)),
         ({"ML_BACKEND_ADDR": "0.0.0.0:8004"}, ("0.0.0.0", 8004)),
         ({"LABELLOOP_HOST": "::1", "LABELLOOP_PORT": "1"}, ("::1", 1)),
+        ({"LABELLOOP_HOST": "[::1]:8005"}, ("::1", 8005)),
+        ({"ML_BACKEND_ADDR": "localhost:8004", "LABELLOOP_PORT": ""}, ("localhost", 8004)),
     ],
 )
 def test_where_to_listen(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], listen: tuple[str, int]) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert read_settings().listen == listen
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:x", "localhost:", "localhost:99999", "localhost:²", ":9090", "http://localhost:9090", "a b"]
+)
+def test_an_address_that_cannot_be_listened_on(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("ML_BACKEND_ADDR", address)
+    with pytest.raises(SettingsError, match=r"ML_BACKEND_ADDR cannot be used: .* write 0\.0\.0\.0"):
+        read_settings()
 
 
 @pytest.mark.parametrize("names", ["LABELLOOP_BASIC_AUTH_", "BASIC_AUTH_", "ML_SERVER_BASIC_AUTH_"])
@@ -90,7 +103,11 @@ def test_a_typo_is_an_error_that_names_the_near_one(monkeypatch: pytest.MonkeyPa
         ("LABELLOOP_PORT", "99999", "LABELLOOP_PORT"),
         ("LABELLOOP_DEVICE", "tpu", "cuda:0"),
         ("LABELLOOP_MEDIA_MAX_SIZE", "big", "200MB"),
-        ("LABEL_STUDIO_URL", "localhost:8080", "http://"),
+        ("LABEL_STUDIO_URL", "localhost:8080", "LABEL_STUDIO_URL .*http://"),
+        ("LABEL_STUDIO_HOST", "localhost:8080", "The setting LABEL_STUDIO_HOST "),
+        ("ML_BACKEND_PORT", "many", "The setting ML_BACKEND_PORT "),
+        ("SCORE_THRESHOLD", "2", "The setting SCORE_THRESHOLD "),
+        ("LOG_LEVEL", "loud", "The setting LOG_LEVEL .*'debug'"),
     ],
 )
 def test_a_bad_value_says_what_a_good_one_looks_like(
@@ -99,6 +116,27 @@ def test_a_bad_value_says_what_a_good_one_looks_like(
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=words):
         read_settings()
+
+
+def test_an_error_of_an_option_does_not_blame_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABELLOOP_PORT", "1")
+    with pytest.raises(SettingsError, match="The setting port cannot"):
+        read_settings(port=99999)
+
+
+@pytest.mark.parametrize("name", ["port", "home", "labels", "Port", "PORT"])
+def test_a_plain_word_in_the_environment_is_nobodys_setting(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    before = read_settings()
+    monkeypatch.setenv(name, "19733")
+    assert read_settings() == before
+
+
+def test_of_several_names_the_first_in_the_row_that_is_not_empty_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ML_BACKEND_PORT", "2")
+    monkeypatch.setenv("LABELLOOP_PORT", "")
+    assert read_settings().port == 2
+    monkeypatch.setenv("LABELLOOP_PORT", "1")
+    assert read_settings().port == 1
 
 
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,25 @@ in their compose files for the official SDK and for other backends. Command line
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from labelloop.core.errors import SettingsError
 
@@ -36,9 +47,26 @@ def parse_bytes(value: Any) -> Any:
 def parse_device(value: Any) -> Any:
     """OpenMMLab writes `gpu:0` where ONNX Runtime and torch write `cuda:0`."""
     text = str(value).strip().lower()
-    if not re.fullmatch(r"auto|cpu|(cuda|gpu)(:\d+)?", text):
+    if not re.fullmatch(r"auto|cpu|(cuda|gpu)(:[0-9]+)?", text):
         raise ValueError(f"{value!r} is not a device; write cpu, cuda, cuda:0, gpu:0 or auto")
     return text.replace("gpu", "cuda")
+
+
+def parse_listen(text: str) -> tuple[str, int | None]:
+    """Host and port of "host", "host:port", "::1" or "[::1]:port". Raises ValueError."""
+    text = text.strip()
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\s:/\[\]]+))(?::([0-9]{1,5}))?", text)
+    if match and int(match[3] or 0) <= 65535:
+        return match[1] or match[2], int(match[3]) if match[3] else None
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an address to listen on; write 0.0.0.0 or 0.0.0.0:9090") from None
+    return text, None
+
+
+def _lower(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
 
 
 def _split(value: Any) -> Any:
@@ -47,17 +75,21 @@ def _split(value: Any) -> Any:
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Device = Annotated[str, BeforeValidator(parse_device)]
-Names = Annotated[tuple[str, ...] | str, BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 def _names(name: str, *others: str) -> AliasChoices:
-    return AliasChoices(PREFIX + name.upper(), *others, name)
+    return AliasChoices(PREFIX + name.upper(), *others)
 
 
-class Settings(BaseSettings):
-    """The table: name, default, one line of help. Values do not change after start."""
+class Settings(BaseModel):
+    """The table: name, default, one line of help. Values do not change after start.
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_ignore_empty=True, case_sensitive=True)
+    Takes a value by the setting's name or by one of its names in the environment; `read_settings` hands on what the
+    environment says under the name found there, so that an error names what the person wrote.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     # where things are kept
     home: Path = Field(
@@ -78,7 +110,7 @@ class Settings(BaseSettings):
     host: str = Field(
         "127.0.0.1",
         validation_alias=_names("host", "ML_BACKEND_ADDR"),
-        description="Address to listen on; with :PORT behind it if no port is given.",
+        description="Address to listen on; may be ADDRESS:PORT if no port is given.",
     )
     port: int = Field(
         9090,
@@ -95,12 +127,13 @@ class Settings(BaseSettings):
     basic_auth_pass: SecretStr = Field(
         SecretStr(""),
         validation_alias=_names("basic_auth_pass", "BASIC_AUTH_PASS", "ML_SERVER_BASIC_AUTH_PASS"),
-        description="Password that Label Studio must send.",
+        description="Password that Label Studio must send. As an option it is visible in the process list; "
+        "as a variable it is not.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         "info", validation_alias=_names("log_level", "LOG_LEVEL"), description="debug, info, warning or error."
     )
-    log_format: Literal["auto", "json", "text"] = Field(
+    log_format: Annotated[Literal["auto", "json", "text"], BeforeValidator(_lower)] = Field(
         "auto", validation_alias=_names("log_format"), description="json, text, or auto: text on a terminal."
     )
 
@@ -150,7 +183,9 @@ class Settings(BaseSettings):
         description="Regions below are dropped, unless the label config says otherwise.",
     )
     labels_file: Path | None = Field(
-        None, validation_alias=_names("labels_file"), description="JSON file {model class: project label}."
+        None,
+        validation_alias=_names("labels_file"),
+        description='JSON file {"model class": "project label"}; it wins over what the label config and the names say.',
     )
 
     # requests
@@ -161,7 +196,11 @@ class Settings(BaseSettings):
         description="Requests in work or waiting above which /predict answers 503.",
     )
     max_loaded: int = Field(
-        8, ge=1, validation_alias=_names("max_loaded"), description="Models kept in memory; the least used one goes."
+        8,
+        ge=1,
+        validation_alias=_names("max_loaded"),
+        description="Models in memory above which the least recently used one goes. "
+        "Models assigned to projects are never unloaded.",
     )
     predict_deadline_s: float = Field(
         90.0,
@@ -169,7 +208,7 @@ class Settings(BaseSettings):
         validation_alias=_names("predict_deadline_s"),
         description="Answer with what is done after this time; Label Studio hangs up after 100 s.",
     )
-    failed_items: Literal["empty", "skip"] = Field(
+    failed_items: Annotated[Literal["empty", "skip"], BeforeValidator(_lower)] = Field(
         "empty",
         validation_alias=_names("failed_items"),
         description="A picture that cannot be had: 'empty' stores an empty prediction, 'skip' lets it be asked again.",
@@ -220,6 +259,12 @@ class Settings(BaseSettings):
         4, ge=1, validation_alias=_names("media_workers"), description="Downloads and decodings at a time."
     )
 
+    @field_validator("host")
+    @classmethod
+    def _can_be_listened_on(cls, value: str) -> str:
+        parse_listen(value)
+        return value
+
     @field_validator("label_studio_url")
     @classmethod
     def _is_http(cls, value: str) -> str:
@@ -237,10 +282,8 @@ class Settings(BaseSettings):
     @property
     def listen(self) -> tuple[str, int]:
         """Host and port to listen on. `ML_BACKEND_ADDR` may be written host:port."""
-        host, colon, port = self.host.rpartition(":")
-        if not colon or ":" in host or not port.isdigit():  # a bare name, or an IPv6 address
-            return self.host, self.port
-        return host, self.port if "port" in self.model_fields_set else int(port)
+        host, port = parse_listen(self.host)
+        return host, self.port if port is None or "port" in self.model_fields_set else port
 
 
 def read_settings(**overrides: Any) -> Settings:
@@ -250,7 +293,7 @@ def read_settings(**overrides: Any) -> Settings:
     """
     known = {alias for field in Settings.model_fields.values() for alias in _aliases(field.validation_alias)}
     for name in os.environ:
-        if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "SHARED"):
+        if name.startswith(PREFIX) and name not in known:
             near = difflib.get_close_matches(name, [alias for alias in known if alias.startswith(PREFIX)], n=1)
             raise SettingsError(
                 f"There is no setting {name}.",
@@ -261,7 +304,7 @@ def read_settings(**overrides: Any) -> Settings:
     if unknown:
         raise SettingsError(f"There is no setting {', '.join(sorted(unknown))}.")
     try:
-        return Settings(**given)
+        return Settings(**_environment(without=given.keys()), **given)
     except ValidationError as error:
         first = error.errors()[0]
         name = f"The setting {first['loc'][0]}" if first["loc"] else "The settings"
@@ -269,6 +312,17 @@ def read_settings(**overrides: Any) -> Settings:
             f"{name} cannot be used: {first['msg'].removeprefix('Value error, ')}.",
             hint="See docs/settings.md.",
         ) from error
+
+
+def _environment(*, without: Collection[str]) -> dict[str, str]:
+    """What the environment says, by the names found there; of several names for one setting the first in its row that
+    is not empty."""
+    found = {}
+    for name, field in Settings.model_fields.items():
+        alias = next((alias for alias in _aliases(field.validation_alias) if os.environ.get(alias)), None)
+        if alias is not None and name not in without:
+            found[alias] = os.environ[alias]
+    return found
 
 
 def _aliases(alias: Any) -> list[str]:
@@ -281,6 +335,5 @@ def table() -> list[tuple[str, str, str, str]]:
     for name, field in Settings.model_fields.items():
         default = "(the user's data folder)" if name == "home" else field.get_default(call_default_factory=False)
         shown = "" if default in (None, (), "") or isinstance(default, SecretStr) else str(default)
-        environment = [alias for alias in _aliases(field.validation_alias) if alias != name]
-        rows.append((name, ", ".join(environment), shown, field.description or ""))
+        rows.append((name, ", ".join(_aliases(field.validation_alias)), shown, field.description or ""))
     return rows
