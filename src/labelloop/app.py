@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from labelloop.core.metrics import Metrics
 from labelloop.core.settings import Settings
 from labelloop.http.api import Api
-from labelloop.http.auth import BasicAuth
+from labelloop.http.auth import BasicAuth, Callers
 from labelloop.http.edge import Edge
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
@@ -107,7 +107,13 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
 
     paths = frozenset(route.path for route in routes)
     # a bare router: Starlette's own error layer would answer before ours could, and again after it
-    return Edge(Router(routes, lifespan=lifespan), auth=auth, metrics=parts.metrics, paths=paths)
+    return Edge(
+        Router(routes, lifespan=lifespan),
+        auth=auth,
+        callers=Callers(local_only=is_private(settings) and not auth.enabled),
+        metrics=parts.metrics,
+        paths=paths,
+    )
 
 
 async def follow_store(parts: Parts) -> None:

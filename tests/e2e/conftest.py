@@ -43,7 +43,7 @@ def demo(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]
         yield up
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # playwright keeps an event loop in this thread, which asynchronous tests do not bear
 def browser() -> Iterator[Browser]:
     """The distribution's Chromium, headless."""
     path = next(filter(None, map(shutil.which, CHROMIUM)), None)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import select
 
@@ -153,6 +156,68 @@ def test_a_click_gives_the_box_around_it(start, studio) -> None:
     assert region["value"]["x"] == 50, "the smaller one of the two around the click"
 
 
+TWO = (
+    '<View><Image name="a" value="$image"/><Image name="b" value="$other"/>'
+    '<RectangleLabels name="on_a" toName="a"><Label value="Car"/></RectangleLabels>'
+    '<RectangleLabels name="on_b" toName="b"><Label value="Car"/></RectangleLabels></View>'
+)
+PAGES = CONFIG.replace('value="$image"', 'valueList="$image"')
+
+
+def click(name: str, *, page: int | None = None) -> dict[str, Any]:
+    mark = {
+        "id": "p", "type": "keypointlabels", "from_name": "kp", "to_name": name, "is_positive": True,
+        "original_width": 80, "original_height": 40, "value": {"x": 50, "y": 50, "width": 0.3, "keypointlabels": ["Car"]},
+    }  # fmt: skip
+    return {"result": [mark if page is None else mark | {"item_index": page}]}
+
+
+def test_a_click_on_one_of_two_pictures_is_about_that_one(start, studio) -> None:
+    backend = start()
+    backend.setup(1, studio=studio)
+    first, second = (task["data"]["image"] for task in uploads(studio, 2))
+    task = {"id": 1, "data": {"image": first, "other": second}}
+    (both,) = backend.predict([task], config=TWO).json()["results"]
+    assert sorted(region["from_name"] for region in both["result"]) == ["on_a", "on_b"]
+    (one,) = backend.predict([task], config=TWO, context=click("b")).json()["results"]
+    assert [region["from_name"] for region in one["result"]] == ["on_b"]
+
+
+def test_a_click_on_a_page_looks_at_that_page_only(start, studio) -> None:
+    looked: list[int] = []
+
+    def find(picture: Any) -> tuple[Region, ...]:
+        looked.append(picture.size.width)
+        return (Region(Box((1, 1, 79, 39)), "car", 0.9),)
+
+    backend = start(engine=FakeEngine(find))
+    backend.setup(1, studio=studio)
+    backend.wait_ready()
+    looked.clear()
+    pages = [task["data"]["image"] for task in uploads(studio, 3)]
+    (item,) = backend.predict([{"id": 1, "data": {"image": pages}}], config=PAGES, context=click("img", page=1)).json()[
+        "results"
+    ]
+    assert looked == [81]
+    assert [region["item_index"] for region in item["result"]] == [1]
+
+
+def test_a_click_that_fails_still_gets_a_result(start, studio) -> None:
+    backend = start(models=("cars", "dogs"))
+    (item,) = backend.predict(uploads(studio, 1), context=click("img")).json()["results"]
+    assert item["result"] == [], "no model is assigned"
+    backend.parts.store.registry.bind(1, "cars")
+    backend.wait(lambda: backend.setup(1, studio=studio).startswith("cars"))
+    (item,) = backend.predict([{"id": 1, "data": {"image": "file:///x"}}], context=click("img")).json()["results"]
+    assert item["result"] == []
+
+
+def test_a_task_without_pages_says_so(start) -> None:
+    (item,) = start().predict([{"id": 1, "data": {"image": []}}], config=PAGES).json()["results"]
+    assert item["result"] == []
+    assert "list of pages 'image' is empty" in item["error"]
+
+
 # --- while models load ------------------------------------------------------------------------------
 
 
@@ -216,6 +281,25 @@ def test_what_is_not_done_in_time_is_left_for_later_and_the_rest_arrives(start, 
     assert "stops waiting" in late["error"]
 
 
+def test_a_task_with_a_page_that_came_too_late_is_left_for_later(start, studio) -> None:
+    engine = FakeEngine(max_batch=1)
+    backend = start(engine=engine, predict_deadline_s=1)
+    backend.setup(1, studio=studio)
+    backend.wait_ready()
+    original, done = engine.predict, []
+
+    def first_only(batch: Any) -> Any:
+        done.append(1)
+        if len(done) > 1:
+            engine.gate.clear()
+        return original(batch)
+
+    engine.predict = first_only  # type: ignore[method-assign]
+    pages = [task["data"]["image"] for task in uploads(studio, 2)]
+    (item,) = backend.predict([{"id": 1, "data": {"image": pages}}], config=PAGES).json()["results"]
+    assert "result" not in item, "half a task stored would count as done"
+
+
 # --- load -------------------------------------------------------------------------------------------
 
 
@@ -244,6 +328,73 @@ def test_a_request_with_many_tasks_is_not_refused_for_its_size(start) -> None:
     ]
     items = backend.predict(tasks).json()["results"]
     assert [len(item["result"]) for item in items] == [1] * 300
+
+
+def test_a_refusal_does_not_wait_for_the_body(start) -> None:
+    backend = start(queue_limit=1)
+    backend.setup(1)
+    backend.wait_ready()
+    backend.engine.gate.clear()
+    backend.engine.entered.clear()
+    picture = "data:image/jpeg;base64," + base64.b64encode(jpeg()).decode()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(backend.predict, [{"id": 1, "data": {"image": picture}}])
+        assert backend.engine.entered.wait(10)
+
+        host, port = backend.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as line:
+            line.sendall(f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99999999\r\n\r\n{{".encode())
+            assert line.recv(100).startswith(b"HTTP/1.1 503"), "although the body has only begun"
+        backend.engine.gate.set()
+        assert waiting.result(10).status_code == 200
+
+
+def test_a_caller_who_left_leaves_the_queue(start) -> None:
+    backend = start(queue_limit=1)
+    backend.setup(1)
+    backend.wait_ready()
+    backend.engine.gate.clear()
+    backend.engine.entered.clear()
+    picture = "data:image/jpeg;base64," + base64.b64encode(jpeg()).decode()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            backend.url + "/predict",
+            json={"tasks": [{"id": 1, "data": {"image": picture}}], "project": "1", "label_config": CONFIG},
+            timeout=1,
+            trust_env=False,
+        )
+    backend.wait(lambda: "labelloop_predict_in_flight 0.0" in backend.http.get("/metrics").text)
+
+
+def test_a_large_answer_does_not_keep_health_waiting(start, studio) -> None:
+    def find(_picture: Any) -> tuple[Region, ...]:
+        return tuple(Region(Box((n % 40, 1.0, n % 40 + 9, 9.0)), "car", 0.9) for n in range(100))
+
+    backend = start(engine=FakeEngine(find))
+    backend.setup(1, studio=studio)
+    (task,) = uploads(studio, 1)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(backend.predict, [task] * 200)
+        while not answer.done():
+            assert httpx.get(backend.url + "/health", timeout=1, trust_env=False).status_code == 200
+        items = answer.result().json()["results"]
+    assert [len(item["result"]) for item in items] == [100] * 200
+
+
+def test_a_store_that_is_busy_costs_no_answer(start, studio) -> None:
+    backend = start(predict_deadline_s=5)
+    backend.setup(1, studio=studio)
+    backend.wait_ready()
+    tasks = [{"id": 2**70, "data": {"image": "file:///x"}}, *uploads(studio, 1)]
+    with sqlite3.connect(backend.home / "labelloop.db") as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        begun = time.monotonic()
+        items = backend.predict(tasks).json()["results"]
+        assert [len(item["result"]) for item in items] == [0, 1]
+        assert backend.http.post("/webhook", json={"action": "TASKS_CREATED", "project": {"id": 1}}).status_code == 503
+        assert time.monotonic() - begun < 5
+        connection.rollback()
+    assert backend.http.post("/webhook", json={"action": "TASKS_CREATED", "project": {"id": 1}}).status_code == 201
 
 
 # --- versions ---------------------------------------------------------------------------------------
@@ -333,6 +484,25 @@ def test_old_calls_are_answered(start) -> None:
     assert backend.parts.store.registry.catalogue().bindings[2].name == "cars"
     assert backend.http.post("/job_status", json={"job": "1"}).status_code == 200
     assert backend.http.post("/delete", json={"project": "1.1"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example", "Content-Type": "text/plain"}, 403),
+        ({"Origin": "http://rebind.example", "Host": "rebind.example"}, 403),
+        ({"Host": "rebind.example:9090"}, 403),
+        ({"Host": "[::1]:9090"}, 200),
+        ({"Host": "localhost"}, 200),
+    ],
+    ids=["a foreign page", "a page whose name points here", "a name of another machine", "a number", "localhost"],
+)
+def test_web_pages_cannot_use_the_server_of_the_person_who_looks_at_them(
+    start, headers: dict[str, str], status: int
+) -> None:
+    backend = start()
+    answer = backend.http.post("/setup", content=b'{"project": "1.1", "schema": "<View/>"}', headers=headers)
+    assert answer.status_code == status
 
 
 @pytest.mark.parametrize(

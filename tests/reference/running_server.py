@@ -26,7 +26,8 @@ CONFIG = '<View><Image name="img" value="$image"/><RectangleLabels name="box" to
 class Backend:
     """The server, a client for it, and the parts behind it."""
 
-    def __init__(self, server: LoopbackServer, parts: Parts, engine: FakeEngine) -> None:
+    def __init__(self, server: LoopbackServer, parts: Parts, engine: FakeEngine, home: Path) -> None:
+        self.home = home
         self.url = server.url
         self.parts = parts
         self.engine = engine
@@ -82,7 +83,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         parts.projects.refresh()
         server = LoopbackServer(create_app(settings, parts), lifespan="on")
         server.start()
-        backend = Backend(server, parts, engine)
+        backend = Backend(server, parts, engine, settings.home)
         running.append((backend, server))
         return backend
 

@@ -45,7 +45,7 @@ def soon(seconds: float = 5) -> float:
 
 async def use(made: Slots, wanted: ModelVersion) -> int:
     async with made.lease(wanted, deadline=soon()) as lease:
-        return len(await lease.predict(PICTURE, priority=Priority.PERSON, deadline=soon()))
+        return len(await lease.predict(PICTURE, priority=Priority.PERSON, deadline=soon(), finish=tuple))
 
 
 async def test_a_model_is_loaded_once_however_many_ask_at_the_same_time() -> None:
@@ -115,7 +115,7 @@ async def test_above_the_limit_the_least_used_goes_and_never_a_leased_or_wanted_
             made.trim([version("wanted")])
             kept = [name for name in names if made.state_of(version(name))]
             assert kept == ["leased", "wanted"], "nothing spare is left above the limit"
-            assert len(await lease.predict(PICTURE, priority=Priority.PERSON, deadline=soon())) == 1
+            assert len(await lease.predict(PICTURE, priority=Priority.PERSON, deadline=soon(), finish=tuple)) == 1
         assert await use(made, version("old")) == 1, "loaded again when it is asked for"
 
 

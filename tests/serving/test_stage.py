@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from labelloop.core.errors import DeadlineExceeded
+from labelloop.core.errors import DeadlineExceeded, ShuttingDown
 from labelloop.serving.stage import Priority, Stage
 
 
@@ -125,13 +125,54 @@ async def test_a_caller_who_left_costs_nothing() -> None:
     assert gate.batches == [["first"]]
 
 
+async def test_workers_that_are_kept_for_people_take_no_batches() -> None:
+    gate = Gate()
+    with running(gate, workers=2, reserved=1) as stage:
+        first = asyncio.create_task(stage.submit("slow", priority=Priority.BATCH, deadline=soon()))
+        await asyncio.to_thread(gate.entered.wait, 5)
+        gate.entered.clear()
+        batch = asyncio.create_task(stage.submit("batch", priority=Priority.BATCH, deadline=soon()))
+        person = asyncio.create_task(stage.submit("person", priority=Priority.PERSON, deadline=soon()))
+        await asyncio.to_thread(gate.entered.wait, 5)
+        assert stage.waiting() == 1, "the other worker took the person and left the batch"
+        gate.open.set()
+        assert await asyncio.gather(first, batch, person) == ["slow", "batch", "person"]
+
+
+async def test_what_the_caller_makes_of_a_result_is_made_in_the_worker() -> None:
+    gate = Gate()
+    gate.open.set()
+    with running(gate, workers=1) as stage:
+        name = await stage.submit(
+            "x", priority=Priority.BATCH, deadline=soon(), finish=lambda _: threading.current_thread().name
+        )
+        assert name == "test-0"
+        with pytest.raises(ZeroDivisionError):
+            await stage.submit(0, priority=Priority.BATCH, deadline=soon(), finish=lambda value: 1 / value)
+
+
+async def test_closing_in_a_hurry_fails_what_waits_and_leaves_what_hangs() -> None:
+    gate = Gate()
+    stage: Stage[Any, Any] = Stage(gate, name="test", workers=1)
+    first = asyncio.create_task(stage.submit("hangs", priority=Priority.BATCH, deadline=soon()))
+    await asyncio.to_thread(gate.entered.wait, 5)
+    waits = asyncio.create_task(stage.submit("waits", priority=Priority.BATCH, deadline=soon()))
+    while not stage.waiting():
+        await asyncio.sleep(0)
+    await asyncio.to_thread(stage.close, timeout_s=0.05)
+    with pytest.raises(ShuttingDown):
+        await waits
+    gate.open.set()
+    assert await first == "hangs"
+
+
 async def test_closing_finishes_what_was_submitted() -> None:
     gate = Gate()
     stage: Stage[Any, Any] = Stage(gate, name="test", workers=1)
     tasks = await submit_behind(stage, gate, [(n, Priority.BATCH) for n in range(3)])
     await asyncio.to_thread(stage.close)
     assert await asyncio.gather(*tasks) == [0, 1, 2]
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(ShuttingDown):
         await stage.submit("more", priority=Priority.BATCH, deadline=soon())
 
 

@@ -159,6 +159,12 @@ class DeadlineExceeded(LabelloopError):
     code = "deadline-exceeded"
 
 
+class ShuttingDown(LabelloopError):
+    """The server is stopping; another one, or the next start, will answer."""
+
+    code = "shutting-down"
+
+
 class RuntimeSetupError(LabelloopError):
     """An isolated interpreter (Label Studio's, OpenMMLab's) could not be made or started."""
 

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
-from labelloop.http.edge import reply
+from labelloop.http.edge import read_body, reply
 from labelloop.labelstudio import wire
 from labelloop.serving.projects import Projects, View
 from labelloop.serving.slots import Slots
@@ -22,6 +22,7 @@ from labelloop.store.events import Events
 from labelloop.store.registry import ModelVersion
 
 MAX_UPLOAD = 4 * 10**9
+MAX_SPEC = 200
 
 AddModel = Callable[[Path, ModelCard], ModelVersion]
 Assign = Callable[[int, str], ModelVersion]
@@ -70,7 +71,7 @@ class Api:
         return reply({"projects": self.list_projects()})
 
     async def project(self, request: Request) -> Response:
-        number = request.path_params["project"]
+        number = _project_id(request)
         found = [row for row in self.list_projects() if row["id"] == number]
         if not found:
             return reply(
@@ -87,25 +88,24 @@ class Api:
         """`PUT {"model": "NAME"}` or `"NAME@VERSION"`."""
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise wire.BadRequest("Send JSON with Content-Type: application/json.")
-        spec = wire.decode_object(await request.body()).get("model")
+        spec = wire.decode_object(await read_body(request, limit=10_000)).get("model")
         if not isinstance(spec, str) or not spec:
             raise wire.BadRequest('Send {"model": "NAME"} or {"model": "NAME@VERSION"}.')
-        version = await asyncio.to_thread(self._assign, request.path_params["project"], spec)
+        number = _project_id(request)
+        version = await asyncio.to_thread(self._assign, number, spec[:MAX_SPEC])
         await asyncio.to_thread(self._projects.refresh)
-        return reply({"project": request.path_params["project"], "model": version.id})
+        return reply({"project": number, "model": version.id})
 
     async def failures(self, request: Request) -> Response:
-        project = request.query_params.get("project")
-        limit = request.query_params.get("limit", "100")
-        if not limit.isdigit() or (project and not project.isdigit()):
-            raise wire.BadRequest("project and limit must be numbers.")
+        project, limit = (_number(request.query_params.get(name)) for name in ("project", "limit"))
         rows = await asyncio.to_thread(
-            self._events.failures, project_id=int(project) if project else None, limit=min(int(limit), 1000)
+            self._events.failures, project_id=project, limit=100 if limit is None else min(limit, 1000)
         )
         return reply({"failures": rows})
 
     def list_models(self) -> list[dict[str, Any]]:
         rows = []
+        views = self._projects.views()
         for version in self._projects.catalogue.versions:
             slot = self._slots.state_of(version)
             rows.append(
@@ -117,11 +117,7 @@ class Api:
                     "labels": version.card.labels,
                     "state": slot.state if slot else "not loaded",
                     "error": slot.error if slot else "",
-                    "projects": [
-                        number
-                        for number, view in self._projects.views().items()
-                        if view and view.version.id == version.id
-                    ],
+                    "projects": [number for number, view in views.items() if view and view.version.id == version.id],
                 }
             )
         return rows
@@ -139,6 +135,19 @@ class Api:
             "classes_without_label": view.label_map.unmapped if view else (),
             "labels_without_class": view.label_map.unfilled if view else (),
         }
+
+
+def _project_id(request: Request) -> int:
+    number: int = request.path_params["project"]
+    if number >= 2**63:
+        raise wire.BadRequest("There is no project with so large a number.")
+    return number
+
+
+def _number(text: str | None) -> int | None:
+    if text is None or (text.isascii() and text.isdigit() and len(text) < 19):
+        return int(text) if text else None
+    raise wire.BadRequest(f"{text[:40]!r} is not a number.")
 
 
 async def _receive(request: Request, path: Path) -> None:

@@ -1,11 +1,14 @@
-"""HTTP Basic authentication, the only kind that Label Studio can send."""
+"""Who may call: HTTP Basic authentication, the only kind that Label Studio can send, and no foreign web page."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hmac
+import ipaddress
+import socket
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """Asked by load balancers and by Label Studio before it knows the password."""
@@ -34,3 +37,42 @@ class BasicAuth:
         except (binascii.Error, ValueError):
             return False
         return hmac.compare_digest(given, self._expected)
+
+
+class Callers:
+    """Keeps out the web pages that somebody on this machine happens to look at.
+
+    A page can make its browser send requests to a server on the same machine, which answers because only this machine
+    can reach it. Browsers name the page in `Origin`; Label Studio and programs send none. And a page whose own host
+    name was pointed at this machine (DNS rebinding) is told by its name in `Host`, so with `local_only`, where the
+    address is all the protection there is, `Host` must be a name of this machine.
+    """
+
+    LOCAL_NAMES = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
+
+    def __init__(self, *, local_only: bool) -> None:
+        self._local_only = local_only
+        self._names = self.LOCAL_NAMES | {socket.gethostname().lower()}
+
+    def refusal(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        """Why a request is not answered, None when it may pass."""
+        found = {name: value.decode("latin-1") for name, value in headers if name in (b"host", b"origin")}
+        host, origin = found.get(b"host", ""), found.get(b"origin")
+        if origin is not None and method not in ("GET", "HEAD") and urlsplit(origin).netloc.lower() != host.lower():
+            return f"Requests from pages of {origin} are not answered."
+        if self._local_only and host and not self._is_local(host):
+            return f"This server does not answer to the name {host!r}. Use localhost, or set a password."
+        return None
+
+    def _is_local(self, host: str) -> bool:
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            return False
+        if name in self._names or name.endswith(".localhost"):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True  # nobody can point a number at another machine

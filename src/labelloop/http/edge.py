@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 import structlog
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labelloop.core.errors import LabelloopError, ModelNotFound, Overloaded
 from labelloop.core.metrics import Metrics
-from labelloop.http.auth import BasicAuth
+from labelloop.http.auth import BasicAuth, Callers
+from labelloop.labelstudio.wire import BadRequest
 
 log = structlog.get_logger(__name__)
 
@@ -23,9 +25,12 @@ log = structlog.get_logger(__name__)
 class Edge:
     """Plain ASGI (Starlette's BaseHTTPMiddleware costs more than our whole empty request)."""
 
-    def __init__(self, app: ASGIApp, *, auth: BasicAuth, metrics: Metrics, paths: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, auth: BasicAuth, callers: Callers, metrics: Metrics, paths: frozenset[str]
+    ) -> None:
         self._app = app
         self._auth = auth
+        self._callers = callers
         self._paths = paths
         # as many as there are addresses and statuses; the library's own look-up costs more
         self._seconds = cache(lambda path, status: metrics.http_seconds.labels(path, str(status)))
@@ -56,6 +61,10 @@ class Edge:
             body = {"error": "unauthorized", "message": "User name and password are missing or wrong."}
             await reply(body, status=401, headers=headers)(scope, receive, send)
             return
+        if (reason := self._callers.refusal(scope["method"], scope["headers"])) is not None:
+            log.warning("request refused", method=scope["method"], path=scope["path"], reason=reason)
+            await reply({"error": "forbidden", "message": reason}, status=403)(scope, receive, send)
+            return
         scope["app"] = self  # makes Starlette's router raise for an unknown address instead of answering plain text
         try:
             await self._app(scope, receive, send)
@@ -68,6 +77,8 @@ class Edge:
         except HTTPException as error:  # no such address, or not with this method
             body = {"error": "not-found" if error.status_code == 404 else "bad-request", "message": error.detail}
             await reply(body, status=error.status_code, headers=dict(error.headers or {}))(scope, receive, send)
+        except ClientDisconnect:
+            log.info("caller left", method=scope["method"], path=scope["path"])
         except Exception:
             # The traceback belongs in our log, never in an answer.
             log.exception("request failed", method=scope["method"], path=scope["path"])
@@ -86,3 +97,14 @@ def error_reply(error: LabelloopError) -> Response:
     if isinstance(error, Overloaded):
         return reply(body, status=503, headers={"Retry-After": str(math.ceil(error.retry_after_s))})
     return reply(body, status=404 if isinstance(error, ModelNotFound) else 400)
+
+
+async def read_body(request: Request, *, limit: int) -> bytes:
+    """The request's body. Raises BadRequest above `limit` bytes, without reading on."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BadRequest(f"The request body is larger than {limit:,} bytes.")
+        chunks.append(chunk)
+    return b"".join(chunks)

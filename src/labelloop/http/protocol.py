@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import structlog
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from labelloop.core.metrics import Metrics
 from labelloop.core.regions import Prediction
 from labelloop.core.settings import Settings
-from labelloop.core.tasks import Event
-from labelloop.http.edge import reply
+from labelloop.core.tasks import Event, Task
+from labelloop.http.edge import read_body, reply
 from labelloop.labelstudio import wire
 from labelloop.labelstudio.config import parse_config
 from labelloop.serving.origins import Origins
@@ -28,6 +29,13 @@ log = structlog.get_logger(__name__)
 
 MAX_BODY = 256 * 10**6
 """Label Studio's own limit for requests; a `/predict` brings all earlier predictions of its tasks along."""
+
+RECORD_S = 0.8
+
+ENCODED_AT_ONCE = 300
+"""Regions that the event loop writes itself: a few milliseconds."""
+
+EMPTY_ANSWER: dict[str, Any] = {"result": [], "score": 0.0, "model_version": NO_MODEL}
 
 ACTIONS = frozenset(
     {
@@ -81,7 +89,7 @@ class Protocol:
         return reply({"status": "UP", "model_class": "labelloop"})
 
     async def setup(self, request: Request) -> Response:
-        body = wire.decode_setup(await read_body(request))
+        body = wire.decode_setup(await read_body(request, limit=MAX_BODY))
         project_id = wire.project_id_of(body.project)
         if project_id is not None and body.hostname:
             self._origins.remember(project_id, body.hostname, body.access_token or "")
@@ -89,13 +97,27 @@ class Protocol:
         return reply({"model_version": view.name if view else NO_MODEL})
 
     async def predict(self, request: Request) -> Response:
-        body = wire.decode_predict(await read_body(request))
+        with self._predictor.admitted():  # before the body is read: a refusal must not wait for it
+            body = wire.decode_predict(await read_body(request, limit=MAX_BODY))
+            answering = asyncio.ensure_future(self._predict(body))
+            leaving = asyncio.ensure_future(request.receive())  # after the body comes only the end of the connection
+            try:
+                await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+                if not answering.done():
+                    raise ClientDisconnect
+                return answering.result()
+            finally:
+                leaving.cancel()
+                answering.cancel()
+
+    async def _predict(self, body: wire.PredictRequest) -> Response:
         project_id = wire.project_id_of(body.project)
         tasks = wire.tasks_of(body)
         view = self._projects.view(project_id, body.label_config or "")
         if view is None:
             missing = failed(unassigned(project_id), NO_MODEL, retry=True)
-            return reply({"results": [wire.encode_skip(missing)] * len(tasks), "model_version": NO_MODEL})
+            item = EMPTY_ANSWER if _is_interactive(body) else wire.encode_skip(missing)
+            return reply({"results": [item] * len(tasks), "model_version": NO_MODEL})
         prompt = wire.prompt_of(body, view.config)
         predictions = await self._predictor.predict(
             tasks,
@@ -104,26 +126,43 @@ class Protocol:
             deadline_s=self._settings.predict_deadline_s,
             prompt=prompt,
         )
-        items = [self._item(p, view, task.id) for task, p in zip(tasks, predictions, strict=True)]
+        if sum(len(prediction.regions) for prediction in predictions) <= ENCODED_AT_ONCE:
+            return self._encode(predictions, view, tasks, interactive=prompt is not None)
+        # a large answer takes seconds to write, and the event loop has others to answer meanwhile
+        return await asyncio.to_thread(self._encode, predictions, view, tasks, interactive=prompt is not None)
+
+    def _encode(
+        self, predictions: Sequence[Prediction], view: View, tasks: Sequence[Task], *, interactive: bool
+    ) -> Response:
+        items = [
+            self._item(prediction, view, task.id, interactive=interactive)
+            for task, prediction in zip(tasks, predictions, strict=True)
+        ]
         return reply({"results": items, "model_version": view.name})
 
-    def _item(self, prediction: Prediction, view: View, task_id: int | None) -> dict[str, Any]:
+    def _item(self, prediction: Prediction, view: View, task_id: int | None, *, interactive: bool) -> dict[str, Any]:
         error = prediction.error
-        if error and not prediction.regions and (error.retry or self._settings.failed_items == "skip"):
+        # a smart tool shows its user what it gets, so that always has a `result`
+        may_skip = not interactive and not prediction.regions
+        if error and may_skip and (error.retry or self._settings.failed_items == "skip"):
             return wire.encode_skip(prediction)
         return wire.encode_prediction(prediction, view.label_map, task_id=task_id)
 
     async def webhook(self, request: Request) -> Response:
-        return await self._record(wire.decode_event(await read_body(request)))
+        return await self._record(wire.decode_event(await read_body(request, limit=MAX_BODY)))
 
     async def train(self, request: Request) -> Response:
         """Label Studio before webhooks sent all annotations along; we fetch what we need ourselves."""
-        event = wire.decode_event(await read_body(request))
+        event = wire.decode_event(await read_body(request, limit=MAX_BODY))
         return await self._record(msgspec.structs.replace(event, action="START_TRAINING"))
 
     async def _record(self, event: Event) -> Response:
         self._metrics.events.labels(event.action if event.action in ACTIONS else "other").inc()
-        number = await asyncio.to_thread(self._events.record, event)
+        try:
+            number = await asyncio.wait_for(asyncio.to_thread(self._events.record, event), RECORD_S)
+        except Exception as error:  # busy, full or gone; Label Studio waits one second inside an annotator's click
+            log.error("event lost", action=event.action, project=event.project_id, error=f"{type(error).__name__}")
+            return reply({"error": "store", "message": "The event could not be stored."}, status=503)
         log.info("event", action=event.action, project=event.project_id, number=number)
         return reply({"status": "recorded", "job": str(number)}, status=201)
 
@@ -133,19 +172,19 @@ class Protocol:
         return reply({"versions": list(dict.fromkeys(served or known))})
 
     async def validate(self, request: Request) -> Response:
-        body = wire.decode_object(await read_body(request))
+        body = wire.decode_object(await read_body(request, limit=MAX_BODY))
         parse_config(str(body.get("config") or body.get("schema") or ""))
         return reply({"status": "ok"})
 
     async def delete(self, request: Request) -> Response:
-        project_id = wire.project_id_of(wire.decode_object(await read_body(request)).get("project"))
+        project_id = wire.project_id_of(wire.decode_object(await read_body(request, limit=MAX_BODY)).get("project"))
         if project_id is not None:
             self._projects.forget(project_id)
             self._origins.forget(project_id)
         return reply({"status": "ok"})
 
     async def duplicate_model(self, request: Request) -> Response:
-        body = wire.decode_object(await read_body(request))
+        body = wire.decode_object(await read_body(request, limit=MAX_BODY))
         source, target = wire.project_id_of(body.get("project_src")), wire.project_id_of(body.get("project_dst"))
         if source is not None and target is not None:
             await asyncio.to_thread(self._projects.copy_binding, source, target)
@@ -155,12 +194,5 @@ class Protocol:
         return reply({"job_status": "unknown", "error": "", "log": "See labelloop's own pages."})
 
 
-async def read_body(request: Request, *, limit: int = MAX_BODY) -> bytes:
-    """The request's body. Raises BadRequest above `limit` bytes, without reading on."""
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise wire.BadRequest(f"The request body is larger than {limit // 10**6} MB.")
-        chunks.append(chunk)
-    return b"".join(chunks)
+def _is_interactive(body: wire.PredictRequest) -> bool:
+    return isinstance((body.params or {}).get("context"), dict)

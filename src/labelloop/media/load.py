@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +49,9 @@ class MediaLoader:
         retries_s: Sequence[float] = RETRIES_S,
     ) -> None:
         self._origin_for = origin_for
+        # Fetching waits for the network in many threads; decoding works, and more of it at a time than there are
+        # cores only makes all of it later.
+        self._cores = threading.Semaphore(os.cpu_count() or 1)
         self._observe = observe
         self._max_bytes = settings.media_max_size
         self._max_pixels = settings.media_max_pixels
@@ -74,7 +79,8 @@ class MediaLoader:
         data, source = self._timed_fetch(ref)
         started = time.perf_counter()
         try:
-            return decode(data, min_size=min_size, max_pixels=self._max_pixels)
+            with self._cores:
+                return decode(data, min_size=min_size, max_pixels=self._max_pixels)
         except MediaUndecodable:
             if source is not None:  # a log-in page, or half a file: the next try may bring the picture
                 self._cache.discard(source.identity)

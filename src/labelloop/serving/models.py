@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ from labelloop.engines.base import Engine, EngineFactory, EngineOptions, cpu_thr
 from labelloop.store.artifacts import Artifacts
 from labelloop.store.db import open_database
 from labelloop.store.events import Events
-from labelloop.store.registry import ModelVersion, Registry
+from labelloop.store.registry import ModelVersion, Registry, parse_number
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +32,9 @@ def open_store(settings: Settings) -> Store:
     """Open (create, migrate) the store that `settings` name."""
     engine = open_database(settings)
     url = settings.artifacts_url or str(settings.home / "models")
-    return Store(Registry(engine, Artifacts(url, cache=settings.home / "cache" / "models")), Events(engine))
+    artifacts = Artifacts(url, cache=settings.home / "cache" / "models")
+    artifacts.sweep()
+    return Store(Registry(engine, artifacts), Events(engine))
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -53,23 +57,40 @@ def add_model(registry: Registry, path: Path | None, card: ModelCard, settings: 
 def add_models_dir(registry: Registry, folder: Path, settings: Settings) -> list[ModelVersion]:
     """Add every ONNX file of a folder. `7.onnx` serves project 7, unless a person assigned another model.
 
-    A file that cannot be served is logged and left out; the others are added.
+    A file that cannot be served is logged and left out; the others are added. Files whose names become one model name
+    stay two models: the second gets a suffix that depends on nothing but its file name.
     """
     if not folder.is_dir():
         raise ModelError(f"There is no folder {folder}.", hint="Check --models or LABELLOOP_MODELS_DIR.")
-    added = []
+    added: dict[str, ModelVersion] = {}
     for path in sorted(folder.glob("*.onnx")):
-        project = int(path.stem) if path.stem.isdigit() else None
-        name = path.stem if project is None else f"project-{project}"
+        project = project_of(path)
+        name = model_name(path.stem) if project is None else f"project-{project}"
+        if name in added:
+            name = _with_suffix(name, path.stem)
         try:
-            version = add_model(registry, path, read_card(path.with_suffix(".yaml"), name=name), settings)
+            added[name] = add_model(registry, path, read_card(path.with_suffix(".yaml"), name=name), settings)
+            if project is not None and registry.catalogue().bindings.get(project) is None:
+                # the card beside the file may give another name
+                registry.bind(project, added[name].name, reason=f"{path.name} in the models folder")
         except LabelloopError as error:
             log.error("model left out", file=str(path), error=str(error))
-            continue
-        added.append(version)
-        if project is not None and registry.catalogue().bindings.get(project) is None:
-            registry.bind(project, name, reason=f"{path.name} in the models folder")
-    return added
+    return list(added.values())
+
+
+def project_of(path: Path) -> int | None:
+    """The project that a file in a models folder is for: 7 for `7.onnx`, None for one with a name."""
+    return parse_number(path.stem)
+
+
+def model_name(stem: str) -> str:
+    """A name for the registry from the name of a file: "my model (1)" becomes "my-model--1"."""
+    name = re.sub(r"[^0-9A-Za-z._-]", "-", stem).strip("-_.")[:80]
+    return name or _with_suffix("model", stem)
+
+
+def _with_suffix(name: str, stem: str) -> str:
+    return f"{name[:71]}-{hashlib.sha256(stem.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def read_card(path: Path, *, name: str) -> ModelCard:
@@ -88,8 +109,8 @@ def default_model(registry: Registry, model: str, settings: Settings) -> str:
     (`ocr`), or a model that is in the registry already."""
     path = Path(model)
     if path.is_file():
-        name = "".join(char if char.isalnum() or char in "-_." else "-" for char in path.stem).strip("-_.") or "model"
-        return add_model(registry, path, read_card(path.with_suffix(".yaml"), name=name), settings).id
+        card = read_card(path.with_suffix(".yaml"), name=model_name(path.stem))
+        return add_model(registry, path, card, settings).id
     if model in plugins.names("labelloop.engines") and not plugins.load("labelloop.engines", model).needs_file:
         return add_model(registry, None, ModelCard(name=model, engine=model, task=model), settings).id
     if path.suffix or "/" in model:

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+import structlog
 
 from labelloop.core.settings import Settings
 from labelloop.labelstudio.tokens import Credentials
+
+log = structlog.get_logger(__name__)
+
+MAX_PROJECTS = 10_000
 
 
 class Origin:
@@ -54,7 +61,13 @@ class Origins:
 
     def remember(self, project_id: int, hostname: str, token: str) -> None:
         """Keep what `/setup` handed over. In memory only: Label Studio says it again before its next request."""
+        if not _is_address(hostname):
+            log.warning("the address that Label Studio calls itself by cannot be used", hostname=hostname[:200])
+            return
+        self._handed_over.pop(project_id, None)
         self._handed_over[project_id] = (hostname.rstrip("/"), token)
+        while len(self._handed_over) > MAX_PROJECTS:
+            del self._handed_over[next(iter(self._handed_over))]
 
     def forget(self, project_id: int) -> None:
         self._handed_over.pop(project_id, None)
@@ -90,5 +103,15 @@ class Origins:
     def _credentials_of(self, url: str, token: str) -> Credentials:
         with self._lock:
             if (url, token) not in self._credentials:
+                if len(self._credentials) >= MAX_PROJECTS:
+                    self._credentials.clear()  # only access tokens are lost, and they are fetched again
                 self._credentials[url, token] = Credentials(url, token)
             return self._credentials[url, token]
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 80) > 0
+    except ValueError:
+        return False

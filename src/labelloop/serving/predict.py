@@ -6,22 +6,29 @@ import asyncio
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 
-from labelloop.core.errors import DeadlineExceeded, LabelloopError, MediaNotFound, ModelFailed, Overloaded
+from labelloop.core.errors import (
+    DeadlineExceeded,
+    LabelConfigError,
+    LabelloopError,
+    MediaNotFound,
+    ModelFailed,
+    Overloaded,
+    ShuttingDown,
+)
 from labelloop.core.metrics import Metrics
 from labelloop.core.regions import ItemError, MediaKey, Prediction, Region, Size
 from labelloop.core.tasks import MediaRef, Prompt, Task
 from labelloop.engines.base import Engine
-from labelloop.labelstudio.labelmap import LabelMap
 from labelloop.labelstudio.wire import media_refs
 from labelloop.media.load import MediaLoader
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.projects import View
-from labelloop.serving.prompt import select
+from labelloop.serving.prompt import marks_on, select
 from labelloop.serving.slots import Lease, Slots
 from labelloop.serving.stage import Priority, Stage
 from labelloop.store.events import Events
@@ -35,13 +42,45 @@ WINDOW = 16
 """Pictures of one request between "being fetched" and "answered": enough to keep two cores and a batch busy, and the
 bound on the memory that a request with thousands of tasks can hold."""
 
+RESERVED = 1 / 3
+"""Part of the fetching threads that takes no batches: a media host that hangs stalls the batches that need it, and no
+person."""
 
-class _Job(msgspec.Struct, frozen=True):
+REPORT_S = 0.5
+"""How long an answer waits for its failures to be written down; the writing goes on without it."""
+
+CLOSE_S = 2.0
+
+TRY_LATER = (DeadlineExceeded, ShuttingDown)
+"""The item was never tried, so asking again may help."""
+
+
+class _Job(NamedTuple):
     """One picture on its way into a model."""
 
     ref: MediaRef
     engine: Engine
     version: ModelVersion
+
+
+class _Found(NamedTuple):
+    """What a model drew on one picture: regions above some threshold, and the best score below all of them."""
+
+    key: MediaKey
+    size: Size
+    regions: tuple[Region, ...]
+    missed: float
+
+
+class _Request(NamedTuple):
+    """What the tasks of one request share."""
+
+    view: View
+    lease: Lease
+    priority: Priority
+    deadline: float
+    prompt: Prompt | None
+    window: asyncio.Semaphore
 
 
 class Predictor:
@@ -65,78 +104,82 @@ class Predictor:
         self._media_metrics = media_metrics
         self._limit = queue_limit
         self._in_flight = 0
-        self._loading: Stage[_Job, tuple[Size, Any]] = Stage(self._load, name="media", workers=media_workers)
+        self._reports: set[asyncio.Task[None]] = set()
+        self._loading: Stage[_Job, tuple[Size, Any]] = Stage(
+            self._load, name="media", workers=media_workers, reserved=round(media_workers * RESERVED)
+        )
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """A place in the queue, for callers from outside. Raises Overloaded at once when there is none."""
+        if self._in_flight >= self._limit:
+            self._metrics.overloaded.inc()
+            raise Overloaded(
+                f"{self._in_flight} requests are in work or waiting.", retry_after_s=1, hint="Ask again in a second."
+            )
+        self._in_flight += 1
+        self._metrics.in_flight.inc()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._metrics.in_flight.dec()
 
     async def predict(
         self, tasks: Sequence[Task], view: View, *, priority: Priority, deadline_s: float, prompt: Prompt | None = None
     ) -> list[Prediction]:
-        """One Prediction per task, in the order of `tasks`.
+        """One Prediction per task, in the order of `tasks`. Regions that no threshold lets through are left out.
 
-        What is not done after `deadline_s` has an error with `retry` set. Raises Overloaded at once when too many
-        requests are in work already.
+        What is not done after `deadline_s` has an error with `retry` set.
         """
-        with self._admit():
-            predictions = await self._predict_tasks(tasks, view, priority, time.monotonic() + deadline_s, prompt)
+        deadline = time.monotonic() + deadline_s
+        try:
+            async with self._slots.lease(view.version, deadline=deadline) as lease:
+                request = _Request(view, lease, priority, deadline, prompt, asyncio.Semaphore(WINDOW))
+                predictions = await in_order([self._predict_task(task, request) for task in tasks])
+        except LabelloopError as error:  # no warm model: no task was tried
+            predictions = [failed(error, view.name, retry=True)] * len(tasks)
         await self._report(tasks, predictions, view)
         return predictions
 
     def close(self) -> None:
-        self._loading.close()
-
-    async def _predict_tasks(
-        self, tasks: Sequence[Task], view: View, priority: Priority, deadline: float, prompt: Prompt | None
-    ) -> list[Prediction]:
-        try:
-            async with self._slots.lease(view.version, deadline=deadline) as lease:
-                request = _Request(view, lease, priority, deadline, prompt)
-                return await in_order([self._predict_task(task, request) for task in tasks])
-        except LabelloopError as error:  # no warm model: no task was tried
-            return [failed(error, view.name, retry=True)] * len(tasks)
+        """End the threads; what was submitted has a moment to finish."""
+        self._loading.close(timeout_s=CLOSE_S)
 
     async def _predict_task(self, task: Task, request: _Request) -> Prediction:
-        found: list[_Found | LabelloopError]
+        view = request.view
         if request.lease.engine.wants == "nothing":
-            found = [await self._try(self._infer(None, request), request)]
+            pictures = [self._infer(None, MediaKey(""), Size(0, 0), request)]
         else:
-            refs = media_refs(task, request.view.label_map.fields)
+            refs = media_refs(task, view.label_map.fields)
             if not refs:
-                return failed(_unmapped(request.view), request.view.name, retry=True)
-            found = await in_order([self._try(self._predict_picture(ref, request), request) for ref in refs])
-        errors = [outcome for outcome in found if isinstance(outcome, LabelloopError)]
-        done = [outcome for outcome in found if not isinstance(outcome, LabelloopError)]
-        regions = tuple(region for _, _, regions in done for region in regions)
-        if errors and not done:
-            return failed(errors[0], request.view.name, retry=isinstance(errors[0], DeadlineExceeded))
-        return Prediction(
-            regions=regions,
-            sizes={key: size for key, size, _ in done},
-            model=request.view.name,
-            score=certainty(regions, request.view.label_map),
-            error=_item_error(errors[0]) if errors else None,
-        )
+                return _no_pictures(view)
+            pictures = [self._predict_picture(ref, request) for ref in _marked(refs, request.prompt)]
+        found = await in_order([self._try(picture, request) for picture in pictures])
+        return _combine(found, view.name)
 
     async def _predict_picture(self, ref: MediaRef, request: _Request) -> _Found:
         """fetch -> decode -> submit."""
         async with request.window:
-            size, prepared = await self._loading.submit(
-                _Job(ref, request.lease.engine, request.lease.version),
-                priority=request.priority,
-                deadline=request.deadline,
+            job = _Job(ref, request.lease.engine, request.lease.version)
+            loaded: tuple[Size, Any] = await self._loading.submit(
+                job, priority=request.priority, deadline=request.deadline
             )
-            _, _, regions = await self._infer(prepared, request)
-        placed = tuple(msgspec.structs.replace(region, media=ref.key) for region in regions)
-        return ref.key, size, placed if request.prompt is None else select(placed, request.prompt)
+            return await self._infer(loaded[1], ref.key, loaded[0], request)
 
-    async def _infer(self, prepared: Any, request: _Request) -> _Found:
-        regions = await request.lease.predict(prepared, priority=request.priority, deadline=request.deadline)
-        return MediaKey(""), Size(0, 0), regions
+    async def _infer(self, prepared: Any, key: MediaKey, size: Size, request: _Request) -> _Found:
+        def finish(regions: tuple[Region, ...]) -> _Found:
+            return _kept(regions, key, size, request)
 
-    async def _try(self, work: Any, request: _Request) -> _Found | LabelloopError:
+        return await request.lease.predict(
+            prepared, priority=request.priority, deadline=request.deadline, finish=finish
+        )
+
+    async def _try(self, work: Coroutine[Any, Any, _Found], request: _Request) -> _Found | LabelloopError:
         """The result of `work`, or why there is none: a failure belongs to its item."""
         try:
             async with asyncio.timeout(max(0.0, request.deadline - time.monotonic())):
-                found: _Found = await work
-                return found
+                return await work
         except LabelloopError as error:
             return error
         except TimeoutError:
@@ -168,40 +211,17 @@ class Predictor:
         for task, error in lost:
             self._metrics.failures.labels(*labels, error.code).inc()
             log.warning("task failed", project=task.project_id, task=task.id, code=error.code, reason=error.message)
+        writing = asyncio.create_task(self._write_down(lost, view))
+        self._reports.add(writing)
+        writing.add_done_callback(self._reports.discard)
+        await asyncio.wait([writing], timeout=REPORT_S)
+
+    async def _write_down(self, lost: Sequence[tuple[Task, ItemError]], view: View) -> None:
         rows = [(task.id, error) for task, error in lost]
-        await asyncio.to_thread(self._events.record_failures, lost[0][0].project_id, view.name, rows)
-
-    @contextmanager
-    def _admit(self) -> Iterator[None]:
-        if self._in_flight >= self._limit:
-            self._metrics.overloaded.inc()
-            raise Overloaded(
-                f"{self._in_flight} requests are in work or waiting.", retry_after_s=1, hint="Ask again in a second."
-            )
-        self._in_flight += 1
-        self._metrics.in_flight.inc()
         try:
-            yield
-        finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.dec()
-
-
-_Found = tuple[MediaKey, Size, tuple[Region, ...]]
-
-
-class _Request:
-    """What the tasks of one request share."""
-
-    __slots__ = ("deadline", "lease", "priority", "prompt", "view", "window")
-
-    def __init__(self, view: View, lease: Lease, priority: Priority, deadline: float, prompt: Prompt | None) -> None:
-        self.view = view
-        self.lease = lease
-        self.priority = priority
-        self.deadline = deadline
-        self.prompt = prompt
-        self.window = asyncio.Semaphore(WINDOW)
+            await asyncio.to_thread(self._events.record_failures, lost[0][0].project_id, view.name, rows)
+        except Exception as error:  # a store that is busy or full must not cost the answers that are there
+            log.error("failures were not written down", tasks=len(rows), error=f"{type(error).__name__}: {error}")
 
 
 async def in_order(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -214,24 +234,68 @@ def failed(error: LabelloopError, model: str, *, retry: bool) -> Prediction:
     return Prediction(model=model, error=_item_error(error, retry=retry))
 
 
-def certainty(regions: Sequence[Region], label_map: LabelMap) -> float:
+def certainty(regions: Sequence[Region], missed: float) -> float:
     """How sure the model is of the picture as a whole, in [0, 1]: the mean score of what it draws.
 
-    Where it draws nothing, one minus the best score it did not dare to draw: an empty street is certain, a street
-    with something at 0.28 is not.
+    Where it draws nothing, one minus the best score that it did not dare to draw (`missed`): an empty street is
+    certain, a street with something at 0.28 is not.
     """
-    drawn = [region.score for region in regions if region.score is not None and label_map.targets_of(region)]
-    if drawn:
-        return sum(drawn) / len(drawn)
-    return 1.0 - max((region.score for region in regions if region.score is not None), default=0.0)
+    drawn = [region.score for region in regions if region.score is not None]
+    return sum(drawn) / len(drawn) if drawn else 1.0 - missed
+
+
+def _kept(regions: tuple[Region, ...], key: MediaKey, size: Size, request: _Request) -> _Found:
+    """What is drawn of a picture's regions. In the model's thread: a detector may say hundreds of things a picture."""
+    targets_of = request.view.label_map.targets_of
+    drawn, missed = [], 0.0
+    for region in regions:
+        if targets_of(region):
+            drawn.append(msgspec.structs.replace(region, media=key))
+        elif region.score is not None:
+            missed = max(missed, region.score)
+    if request.prompt is not None:
+        drawn = list(select(drawn, marks_on(request.prompt, key)))
+    return _Found(key, size, tuple(drawn), missed)
+
+
+def _combine(found: Sequence[_Found | LabelloopError], model: str) -> Prediction:
+    """One Prediction from what was found on each picture of a task."""
+    errors = [outcome for outcome in found if isinstance(outcome, LabelloopError)]
+    done = [outcome for outcome in found if not isinstance(outcome, LabelloopError)]
+    for error in errors:
+        # a task whose other pages are still to be tried is not done, whatever was found on the first ones
+        if isinstance(error, TRY_LATER):
+            return failed(error, model, retry=True)
+    if not done:
+        return failed(errors[0], model, retry=False)
+    regions = tuple(region for one in done for region in one.regions)
+    return Prediction(
+        regions=regions,
+        sizes={one.key: one.size for one in done},
+        model=model,
+        score=certainty(regions, max(one.missed for one in done)),
+        error=_item_error(errors[0]) if errors else None,
+    )
+
+
+def _marked(refs: Sequence[MediaRef], prompt: Prompt | None) -> Sequence[MediaRef]:
+    """The pictures that a prompt has marks on; all of them without a prompt, or when its marks say no picture."""
+    if prompt is None:
+        return refs
+    marked = {mark.media for mark in (*prompt.include, *prompt.exclude)}
+    return [ref for ref in refs if ref.key in marked] or refs
 
 
 def _item_error(error: LabelloopError, *, retry: bool = False) -> ItemError:
     return ItemError(error.code, str(error), retry)
 
 
-def _unmapped(view: View) -> LabelloopError:
-    return ModelFailed(
+def _no_pictures(view: View) -> Prediction:
+    if view.label_map.fields:
+        names = ", ".join(repr(tag.field) for tag in view.label_map.fields)
+        return failed(MediaNotFound(f"The task's list of pages {names} is empty."), view.name, retry=False)
+    unmapped = LabelConfigError(
         f"No class of {view.version.id} maps to a label of this project.",
         hint='Add predicted_values="CLASS" to a <Label>, or give a labels file; see labelloop doctor.',
     )
+    return failed(unmapped, view.name, retry=True)

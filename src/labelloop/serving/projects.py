@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -20,7 +21,9 @@ from labelloop.store.registry import Catalogue, ModelVersion, Registry
 
 log = structlog.get_logger(__name__)
 
-MAX_VIEWS = 512
+MAX_PROJECTS = 10_000
+"""Projects whose label config is remembered; the one that was configured longest ago goes first."""
+
 NO_MODEL = "no-model"
 """What `/setup` answers as version for a project without a model; Label Studio wants a string that is not empty."""
 
@@ -33,6 +36,13 @@ class View(msgspec.Struct, frozen=True):
     config: LabelConfig
     label_map: LabelMap
     name: str
+
+
+class _Seen(NamedTuple):
+    """What a project asked with last, and how it was seen then."""
+
+    config_xml: str
+    view: View | None
 
 
 class Projects:
@@ -48,8 +58,7 @@ class Projects:
         self._slots = slots
         self._default = default
         self._live: dict[int | None, ModelVersion] = {}
-        self._views: OrderedDict[tuple[str, str], View] = OrderedDict()
-        self._seen: dict[int, str] = {}
+        self._seen: OrderedDict[int | None, _Seen] = OrderedDict()
         self._lock = threading.Lock()
         self.catalogue = Catalogue()
         self.refresh()
@@ -86,18 +95,15 @@ class Projects:
     def view(self, project_id: int | None, config_xml: str) -> View | None:
         """The serving version seen through a label config; None without a model. Raises LabelConfigError."""
         version = self.version_of(project_id)
-        if version is None:
-            return None
-        key = (version.digest, config_xml)
-        view = self._views.get(key)
-        if view is None or view.version.id != version.id:
-            view = self._build(version, config_xml)
-            with self._lock:
-                self._views[key] = view
-                while len(self._views) > MAX_VIEWS:
-                    self._views.popitem(last=False)
-        if project_id is not None:
-            self._seen[project_id] = config_xml
+        seen = self._seen.get(project_id)
+        if seen is not None and seen.config_xml == config_xml and _shows(seen.view, version):
+            return seen.view
+        view = None if version is None else self._build(version, config_xml)
+        with self._lock:
+            self._seen[project_id] = _Seen(config_xml, view)
+            self._seen.move_to_end(project_id)
+            while len(self._seen) > MAX_PROJECTS:
+                self._seen.popitem(last=False)
         return view
 
     def views(self) -> Mapping[int, View | None]:
@@ -118,12 +124,14 @@ class Projects:
 
     def _view_or_none(self, project_id: int) -> View | None:
         try:
-            return self.view(project_id, self._seen[project_id]) if project_id in self._seen else None
+            seen = self._seen.get(project_id)
+            return self.view(project_id, seen.config_xml) if seen is not None else None
         except LabelloopError:
             return None  # the reason was answered and logged where the config came in
 
     def _known(self) -> list[int | None]:
-        return [None, *sorted({*self._seen, *self.catalogue.bindings})]
+        asked = {project for project in list(self._seen) if project is not None}
+        return [None, *sorted(asked | self.catalogue.bindings.keys())]
 
     def _desired(self, project_id: int | None) -> ModelVersion | None:
         return self.catalogue.of_project(project_id, default=self._default)
@@ -149,6 +157,13 @@ class Projects:
             )
         mark = hashlib.sha256(f"{version.digest}/{label_map.fingerprint}".encode()).hexdigest()[:8]
         return View(version, config, label_map, f"{version.id}.{mark}")
+
+
+def _shows(view: View | None, version: ModelVersion | None) -> bool:
+    """Whether `view` is one of `version`."""
+    if view is None or version is None:
+        return view is None and version is None
+    return view.version.id == version.id and view.version.digest == version.digest
 
 
 def unassigned(project_id: int | None) -> LabelloopError:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from labelloop.core.outlines import outline_area, outline_contains, outline_of
-from labelloop.core.regions import Box, Point, Polygon, Region
+from labelloop.core.regions import Box, MediaKey, Point, Polygon, Region
 from labelloop.core.tasks import Prompt
+
+
+def marks_on(prompt: Prompt, key: MediaKey) -> Prompt:
+    """The marks that were made on one picture of the task."""
+    return Prompt(
+        include=tuple(mark for mark in prompt.include if mark.media == key),
+        exclude=tuple(mark for mark in prompt.exclude if mark.media == key),
+    )
 
 
 def select(regions: Iterable[Region], prompt: Prompt) -> tuple[Region, ...]:

@@ -9,9 +9,10 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from queue import SimpleQueue
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import structlog
@@ -27,9 +28,11 @@ from labelloop.store.registry import ModelVersion
 log = structlog.get_logger(__name__)
 
 Load = Callable[[ModelVersion], Engine]
+T = TypeVar("T")
 State = Literal["loading", "ready", "failed"]
 
 RETRY_S = 60.0
+CLOSE_S = 2.0
 
 
 class Slot:
@@ -64,13 +67,16 @@ class Lease:
         self.version = version
         self._stage = stage
 
-    async def predict(self, prepared: Any, *, priority: Priority, deadline: float) -> tuple[Region, ...]:
-        """Regions of one prepared item; it may share a batch with the items of other requests."""
-        return await self._stage.submit(prepared, priority=priority, deadline=deadline)
+    async def predict(
+        self, prepared: Any, *, priority: Priority, deadline: float, finish: Callable[[tuple[Region, ...]], T]
+    ) -> T:
+        """`finish(regions)` of one prepared item, computed in the model's thread; the item may share a batch with the
+        items of other requests."""
+        return await self._stage.submit(prepared, priority=priority, deadline=deadline, finish=finish)
 
 
 class Slots:
-    """All models in memory, at most `limit` of them (more while more are leased).
+    """All models in memory. Above `limit` of them those go that no project is assigned to and nobody leases.
 
     `ensure`, `state_of` and `trim` may be called from any thread, `lease` from the event loop.
     """
@@ -82,7 +88,9 @@ class Slots:
         self._slots: dict[str, Slot] = {}
         self._lock = threading.Lock()
         # one loader: two models that load side by side on two cores are both late
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._waiting: SimpleQueue[Slot | None] = SimpleQueue()
+        # a daemon: a load cannot be interrupted, and stopping the server must not wait for it
+        threading.Thread(target=self._load_all, name="load", daemon=True).start()
 
     def ensure(self, version: ModelVersion) -> Slot:
         """Begin to load a version unless that happened already. Returns at once."""
@@ -93,7 +101,7 @@ class Slots:
         slot = self._slots.get(_key(version))
         if slot is None or slot.may_be_tried_again():
             slot = self._slots[_key(version)] = Slot(version)
-            self._loader.submit(self._fill, slot)
+            self._waiting.put(slot)
         return slot
 
     def state_of(self, version: ModelVersion) -> Slot | None:
@@ -110,6 +118,7 @@ class Slots:
         try:
             if not slot.loaded.done():
                 waiting = asyncio.wrap_future(slot.loaded)
+                waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at below
                 await asyncio.wait([waiting], timeout=max(0.0, deadline - time.monotonic()))
                 if not slot.loaded.done():
                     raise DeadlineExceeded(f"The model {version.id} is still loading.", hint="Ask again in a while.")
@@ -138,11 +147,15 @@ class Slots:
             log.info("model unloaded", model=slot.version.id)
 
     def close(self) -> None:
-        """End the threads; what was submitted is finished first."""
-        self._loader.shutdown(cancel_futures=True)
-        for slot in self._slots.values():
+        """End the threads; what was submitted has a moment to finish."""
+        self._waiting.put(None)
+        for slot in list(self._slots.values()):
             if slot.state == "ready":
-                slot.loaded.result()[1].close()
+                slot.loaded.result()[1].close(timeout_s=CLOSE_S)
+
+    def _load_all(self) -> None:
+        while (slot := self._waiting.get()) is not None:
+            self._fill(slot)
 
     def _fill(self, slot: Slot) -> None:
         begun = time.perf_counter()

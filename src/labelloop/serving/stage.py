@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
-from labelloop.core.errors import DeadlineExceeded
+from labelloop.core.errors import DeadlineExceeded, ShuttingDown
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+T = TypeVar("T")
+Finish = Callable[[Any], Any]
 
 
 class Priority(IntEnum):
@@ -30,14 +32,18 @@ class Priority(IntEnum):
     BULK = 3  # a background job
 
 
-class _Work(Generic[In, Out]):
-    __slots__ = ("deadline", "future", "item", "loop", "queued_at")
+class _Work(Generic[In]):
+    __slots__ = ("deadline", "finish", "future", "item", "loop", "priority", "queued_at")
 
-    def __init__(self, item: In, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, item: In, priority: int, deadline: float, finish: Finish | None, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.item = item
+        self.priority = priority
         self.deadline = deadline
+        self.finish = finish
         self.loop = loop
-        self.future: asyncio.Future[Out] = loop.create_future()
+        self.future: asyncio.Future[Any] = loop.create_future()
         self.queued_at = time.perf_counter()
 
 
@@ -46,6 +52,7 @@ class Stage(Generic[In, Out]):
 
     `run` returns one result per item; an exception object as a result fails only that item, an exception raised by
     `run` itself makes each item of the batch be tried alone, so that one bad item never fails its neighbours.
+    `reserved` of the workers take nothing below Priority.PERSON, so that slow batches never keep a person waiting.
     `observe(name, seconds_or_count)` is told "queue_seconds" per item, "run_seconds" and "batch_size" per call.
     """
 
@@ -56,15 +63,18 @@ class Stage(Generic[In, Out]):
         name: str,
         workers: int,
         max_batch: int = 1,
+        reserved: int = 0,
         observe: Callable[[str, float], None] | None = None,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
+        self._for_batches = max(1, workers - reserved)
         self._observe = observe or (lambda _name, _value: None)
-        self._heap: list[tuple[int, int, _Work[In, Out]]] = []
+        self._heap: list[tuple[int, int, _Work[In]]] = []
         self._order = itertools.count()
         self._wake = threading.Condition()
         self._idle = 0
+        self._on_batches = 0
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(workers)
@@ -72,39 +82,51 @@ class Stage(Generic[In, Out]):
         for thread in self._threads:
             thread.start()
 
-    async def submit(self, item: In, *, priority: Priority, deadline: float) -> Out:
-        """The result for `item`. Not begun by `deadline` (on `time.monotonic`): raises DeadlineExceeded."""
-        work: _Work[In, Out] = _Work(item, deadline, asyncio.get_running_loop())
+    async def submit(
+        self, item: In, *, priority: Priority, deadline: float, finish: Callable[[Out], T] | None = None
+    ) -> T:
+        """The result for `item`, or `finish(result)` where it is given: computed in the worker's thread too, because
+        whatever takes long on the event loop keeps every other caller waiting.
+
+        Not begun by `deadline` (on `time.monotonic`): raises DeadlineExceeded. After `close`: raises ShuttingDown.
+        """
+        work = _Work(item, priority, deadline, finish, asyncio.get_running_loop())
         with self._wake:
             if self._closed:
-                raise RuntimeError("this stage is closed")
+                raise ShuttingDown("labelloop is stopping.")
             heapq.heappush(self._heap, (priority, next(self._order), work))
             self._wake.notify()
-        return await work.future
+        result: T = await work.future
+        return result
 
-    def waiting(self) -> int:
-        """Items that no thread has taken yet."""
-        return len(self._heap)
-
-    def close(self) -> None:
-        """Finish what was submitted, then end the threads."""
+    def close(self, *, timeout_s: float | None = None) -> None:
+        """Finish what was submitted, then end the threads. After `timeout_s` what waits fails with ShuttingDown, and
+        a thread that is still at work is left to itself (it is a daemon)."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join()
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
+        with self._wake:
+            left = [work for _, _, work in self._heap]
+            self._heap.clear()
+        _deliver((work, ShuttingDown("labelloop is stopping.")) for work in left)
 
     def _work(self) -> None:
         while batch := self._take():
             begun = time.perf_counter()
             for work in batch:
                 self._observe("queue_seconds", begun - work.queued_at)
-            outcomes = self._outcomes([work.item for work in batch])
+            outcomes = self._outcomes(batch)
             self._observe("run_seconds", time.perf_counter() - begun)
             self._observe("batch_size", len(batch))
             _deliver(zip(batch, outcomes, strict=True))
+            if batch[0].priority >= Priority.BATCH:
+                with self._wake:
+                    self._on_batches -= 1
 
-    def _take(self) -> list[_Work[In, Out]]:
+    def _take(self) -> list[_Work[In]]:
         """The next batch, or an empty list when the stage is closed and nothing is left."""
         with self._wake:
             while True:
@@ -115,11 +137,13 @@ class Stage(Generic[In, Out]):
                 self._wake.wait()
                 self._idle -= 1
 
-    def _pop(self) -> list[_Work[In, Out]]:
+    def _pop(self) -> list[_Work[In]]:
         # What waits is shared with the threads that are free: two threads with two items each beat one with four.
-        share = -(-len(self._heap) // (self._idle + 1))
-        batch: list[_Work[In, Out]] = []
-        while self._heap and len(batch) < min(share, self._max_batch):
+        share = min(-(-len(self._heap) // (self._idle + 1)), self._max_batch)
+        batch: list[_Work[In]] = []
+        while self._heap and len(batch) < share:
+            if not batch and self._heap[0][0] >= Priority.BATCH and self._on_batches >= self._for_batches:
+                break  # the workers that are left wait for a person
             _, _, work = heapq.heappop(self._heap)
             if work.future.cancelled():
                 continue
@@ -127,17 +151,29 @@ class Stage(Generic[In, Out]):
                 _deliver([(work, DeadlineExceeded("The caller stops waiting before this task can be done."))])
                 continue
             batch.append(work)
+        if batch and batch[0].priority >= Priority.BATCH:
+            self._on_batches += 1
         return batch
 
-    def _outcomes(self, items: list[In]) -> Sequence[Out | Exception]:
+    def _outcomes(self, batch: Sequence[_Work[In]]) -> list[Any]:
         try:
-            return self._run(items)
+            results = self._run([work.item for work in batch])
+            return [_finish(work, result) for work, result in zip(batch, results, strict=True)]
         except Exception as error:
             # not swallowed: it goes to the callers who wait for these items
-            return [error] if len(items) == 1 else [self._outcomes([item])[0] for item in items]
+            return [error] if len(batch) == 1 else [self._outcomes([work])[0] for work in batch]
 
 
-def _deliver(done: Iterable[tuple[_Work[Any, Any], Any]]) -> None:
+def _finish(work: _Work[Any], result: Any) -> Any:
+    if work.finish is None or isinstance(result, Exception):
+        return result
+    try:
+        return work.finish(result)
+    except Exception as error:
+        return error  # to the one caller whose item it is
+
+
+def _deliver(done: Iterable[tuple[_Work[Any], Any]]) -> None:
     """Hand results to the event loops that wait for them: one wake-up per loop, however many results."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for work, outcome in done:
