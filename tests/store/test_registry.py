@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from labelloop.core.errors import ModelError, ModelNotFound, SettingsError
 from labelloop.core.settings import Settings, read_settings
 from labelloop.store import db
 from labelloop.store.artifacts import Artifacts
-from labelloop.store.registry import Registry
+from labelloop.store.registry import Registry, parse_spec
 
 
 @pytest.fixture
@@ -68,6 +69,51 @@ def test_a_damaged_file_is_refused(registry: Registry, model: Path) -> None:
     path.write_bytes(b"fir")
     with pytest.raises(ModelError, match="damaged"):
         registry.path(version)
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.write_bytes(b"fir"), Path.unlink], ids=["damaged", "lost"])
+def test_adding_the_model_again_mends_its_file(registry: Registry, model: Path, harm: Callable[[Path], object]) -> None:
+    version = registry.add(model, ModelCard(name="cars"))
+    path = registry.path(version)
+    assert path is not None
+    harm(path)
+    with pytest.raises(ModelError, match="Add the model again"):
+        registry.path(version)
+    assert registry.add(model, ModelCard(name="cars")) == version
+    assert registry.path(version).read_bytes() == b"first"  # type: ignore[union-attr]
+
+
+def test_a_file_that_cannot_be_stored_leaves_no_version(registry: Registry, settings: Settings, model: Path) -> None:
+    (settings.home / "models").write_text("a file where the folder should be")
+    with pytest.raises(ModelError, match="cannot be stored"):
+        registry.add(model, ModelCard(name="cars"))
+    assert registry.catalogue().versions == ()
+
+
+def test_a_project_that_cannot_be_is_refused(registry: Registry, model: Path) -> None:
+    registry.add(model, ModelCard(name="cars"))
+    with pytest.raises(ModelError, match="no project"):
+        registry.bind(2**63, "cars")
+
+
+@pytest.mark.parametrize(
+    ("spec", "parsed"),
+    [
+        ("cars", ("cars", None)),
+        ("cars@3", ("cars", 3)),
+        ("cars@v3", ("cars", 3)),
+        ("cars@3.1a2b3c4d", ("cars", 3)),
+        ("cars@", ("cars", None)),
+    ],
+)
+def test_what_a_spec_means(spec: str, parsed: tuple[str, int | None]) -> None:
+    assert parse_spec(spec) == parsed
+
+
+@pytest.mark.parametrize("version", ["²", "٣", "-1", "1e3", "v", ".1", "1" * 19, "1" * 5000], ids=lambda v: v[:20])
+def test_a_version_that_is_no_number_is_refused(version: str) -> None:
+    with pytest.raises(ModelNotFound, match="NAME@VERSION"):
+        parse_spec(f"cars@{version}")
 
 
 def test_a_missing_model_names_the_near_one(registry: Registry, model: Path) -> None:
@@ -165,3 +211,37 @@ def test_processes_that_start_and_add_at_once_lose_nothing(settings: Settings) -
     versions = registry.catalogue().versions
     assert [version.number for version in versions] == list(range(1, 16))
     assert all(registry.path(version) for version in versions)
+
+
+ADD_THE_SAME = """
+import multiprocessing, sys
+from pathlib import Path
+from labelloop.core.cards import ModelCard
+from labelloop.core.settings import read_settings
+from labelloop.store import db
+from labelloop.store.artifacts import Artifacts
+from labelloop.store.registry import Registry
+home, file = Path(sys.argv[1]), Path(sys.argv[2])
+def add_all(together):
+    registry = Registry(db.open_database(read_settings(home=home)), Artifacts(str(home / "models"), cache=home / "cache"))
+    for number in range(40):
+        together.wait(10)
+        registry.add(file, ModelCard(name=f"round-{number}"))
+context = multiprocessing.get_context("fork")
+together = context.Barrier(3)
+running = [context.Process(target=add_all, args=(together,)) for _ in range(3)]
+for process in running: process.start()
+for process in running: process.join()
+sys.exit(any(process.exitcode for process in running))
+"""
+
+
+def test_processes_that_add_the_same_at_once_keep_its_file(settings: Settings, model: Path) -> None:
+    model.write_bytes(b"x" * 100_000)
+    command = [sys.executable, "-c", ADD_THE_SAME, str(settings.home), str(model)]
+    assert subprocess.run(command, timeout=60).returncode == 0
+    registry = Registry(db.open_database(settings), Artifacts(str(settings.home / "models"), cache=settings.home))
+    versions = registry.catalogue().versions
+    assert sorted(version.name for version in versions) == sorted(f"round-{number}" for number in range(40))
+    assert all(registry.path(version) for version in versions)
+    assert len(list((settings.home / "models").rglob("*.*"))) == 40, "who came second took his copy away"

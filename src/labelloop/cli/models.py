@@ -24,7 +24,7 @@ def add(
     from labelloop.core.errors import ModelError
     from labelloop.core.settings import read_settings
     from labelloop.engines.labels import read_labels
-    from labelloop.serving.models import add_model, open_registry, read_card
+    from labelloop.serving.models import add_model, model_name, open_registry, read_card
 
     if file is None and engine is None:
         raise ModelError("There is no file to add.", hint="Give an ONNX file, or --engine ocr.")
@@ -32,7 +32,7 @@ def add(
     beside = card or (file.with_suffix(".yaml") if file else Path())
     if card and not card.is_file():
         raise ModelError(f"There is no model card {card}.")
-    found = read_card(beside, name=name or (file.stem if file else engine))
+    found = read_card(beside, name=name or (model_name(file.stem) if file else engine))
     given = {
         "name": name,
         "task": task or (None if file else engine),

@@ -18,10 +18,12 @@ def serve(
     device: str = typer.Option(None, help="cpu, cuda, cuda:0, gpu:0 or auto (default: auto)."),
     threads: int = typer.Option(None, help="Inferences at a time on the CPU (default: one per core)."),
     score_threshold: float = typer.Option(None, help="Draw regions from this score on (default: 0.3)."),
-    labels_file: Path = typer.Option(None, help='JSON file {"model class": "project label"}.'),
+    labels_file: Path = typer.Option(None, help='JSON file {"model class": "project label"}; it wins over names.'),
     image_dir: Path = typer.Option(None, help="Folder shared with Label Studio, read instead of downloading."),
     basic_auth_user: str = typer.Option(None, help="User name that callers must send."),
-    basic_auth_pass: str = typer.Option(None, help="Password that callers must send."),
+    basic_auth_pass: str = typer.Option(
+        None, help="Password that callers must send. Visible in the process list; LABELLOOP_BASIC_AUTH_PASS is not."
+    ),
     log_level: str = typer.Option(None, help="debug, info, warning or error (default: info)."),
 ) -> None:
     """Serve models to Label Studio."""
@@ -78,8 +80,9 @@ def rust_layout() -> Path | None:
     The environment's own `LABELLOOP_MODELS_DIR` would lose against an option, so it is looked at first.
     """
     from labelloop.core.settings import read_settings
+    from labelloop.serving.models import project_of
 
     folder = Path("models")
-    if read_settings().models_dir is None and any(path.stem.isdigit() for path in folder.glob("*.onnx")):
+    if read_settings().models_dir is None and any(project_of(path) is not None for path in folder.glob("*.onnx")):
         return folder
     return None

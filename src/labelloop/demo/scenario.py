@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -14,7 +13,7 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError, SettingsError
 from labelloop.core.settings import Settings
 from labelloop.engines.labels import named, read_labels
-from labelloop.serving.models import add_model, read_card
+from labelloop.serving.models import add_model, model_name, read_card
 from labelloop.store.registry import ModelVersion, Registry
 
 MOST_PICTURES = 200
@@ -104,8 +103,7 @@ def boxes_config(labels: tuple[str, ...]) -> str:
 def _register(registry: Registry, settings: Settings, *, model: Path | None, labels: str | None) -> ModelVersion:
     if model is None:
         return add_model(registry, None, ModelCard(name="ocr", engine="ocr", task="ocr"), settings)
-    name = re.sub(r"[^0-9A-Za-z._-]+", "-", model.stem).strip("-_.") or "model"
-    card = read_card(model.with_suffix(".yaml"), name=name)
+    card = read_card(model.with_suffix(".yaml"), name=model_name(model.stem))
     if labels is not None:
         card = msgspec.structs.replace(card, labels=read_labels(labels))
     return add_model(registry, model, card, settings)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
+from sqlalchemy.dialects import postgresql, sqlite
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from labelloop.core.errors import SettingsError
 from labelloop.core.settings import Settings
@@ -17,70 +18,149 @@ from labelloop.store import schema
 HEAD = "0001"
 """The newest migration; a test keeps it equal to the newest file in `migrations/versions`."""
 
+PATIENT_S = 10.0
+"""How long a statement waits for another writer: a model that was just copied is worth it."""
+
+IMPATIENT_S = 0.5
+"""The same where somebody waits for an answer."""
+
+_LOCK = 0x1ABE1  # any number that nobody else takes in this database
+_INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
 
 def open_database(settings: Settings) -> sa.Engine:
     """Connect, create or migrate. Several processes may open the same database at the same time.
 
-    Raises SettingsError when the database cannot be reached, with the reason.
+    Raises SettingsError when the database cannot be reached or was made by a newer release, with the reason.
     """
-    url = settings.database_url or _sqlite_url(settings.home)
+    url = settings.database_url or _sqlite_in(settings.home)
     try:
-        engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-        if engine.dialect.name == "sqlite":
-            sa.event.listen(engine, "connect", _tune_sqlite)
-        with engine.connect():  # a wrong address fails here, at once; what follows may be a race and is tried again
-            pass
-        _migrate(engine)
+        engine = _connect(sa.engine.make_url(url), wait_s=PATIENT_S)
+        if engine.dialect.name not in _INSERTS or engine.url.database in (None, "", ":memory:"):
+            raise SettingsError(
+                f"The database {_shown(url)} cannot be used: it must be an SQLite file or a Postgres database.",
+                hint="Check LABELLOOP_DATABASE_URL.",
+            )
+        try:
+            _bring_up_to_date(engine)
+        except BaseException:
+            engine.dispose()
+            raise
     except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as error:
-        shown = sa.engine.make_url(url).render_as_string(hide_password=True) if "://" in url else url
         raise SettingsError(
-            f"The database {shown} cannot be used: {str(error).splitlines()[0]}.",
+            f"The database {_shown(url)} cannot be used: {str(error).splitlines()[0]}.",
             hint="Check LABELLOOP_DATABASE_URL and LABELLOOP_HOME.",
         ) from error
     return engine
 
 
-def _sqlite_url(home: Path) -> str:
-    home.mkdir(parents=True, exist_ok=True)
+def impatient(engine: sa.Engine) -> sa.Engine:
+    """Another engine on the same database whose statements give up (OperationalError) after IMPATIENT_S instead of
+    waiting for a writer that has the database for itself. Disposed with the first."""
+    other = _connect(engine.url, wait_s=IMPATIENT_S)
+    sa.event.listen(engine, "engine_disposed", lambda _: other.dispose())
+    return other
+
+
+def upsert(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Insert a row, or give the row of this key new values, in one statement: nobody comes in between."""
+    statement = _INSERTS[connection.dialect.name](table).values(**key, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=dict(values)))
+
+
+def _connect(url: sa.URL, *, wait_s: float) -> sa.Engine:
+    if url.get_backend_name() == "sqlite":
+        engine = sa.create_engine(url)
+
+        def tune(connection: Any, _record: Any) -> None:
+            # busy_timeout first, it holds for the others too. WAL: readers never wait for the writer. NORMAL: a commit
+            # survives a killed process (not a power cut, where the last commits may be lost but the file stays
+            # sound), and costs no fsync in an annotator's request.
+            waits = f"busy_timeout={round(wait_s * 1000)}"
+            for pragma in (waits, "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+                connection.execute(f"PRAGMA {pragma}")
+
+        sa.event.listen(engine, "connect", tune)
+        return engine
+    engine = sa.create_engine(url, pool_pre_ping=True, pool_timeout=wait_s)
+    if engine.dialect.name == "postgresql":
+
+        def limit(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(wait_s * 1000)}")
+
+        sa.event.listen(engine, "begin", limit)
+    return engine
+
+
+def _sqlite_in(home: Path) -> str:
     path = home / "labelloop.db"
-    # The store holds Label Studio tokens: create it readable by its owner only, before SQLite does.
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    return f"sqlite:///{path}"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        # The store holds Label Studio tokens: create it readable by its owner only, before SQLite does.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise SettingsError(
+            f"The folder {home} cannot be used: {error.strerror}.",
+            hint="Set LABELLOOP_HOME to a folder that can be written.",
+        ) from error
+    return sa.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
 
 
-def _tune_sqlite(connection: Any, _record: Any) -> None:
-    # WAL: readers never wait for the writer. NORMAL: a commit survives a killed process (not a power cut, where
-    # the last commits may be lost but the file stays sound), and costs no fsync in an annotator's request.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+def _shown(url: str) -> str:
+    return sa.engine.make_url(url).render_as_string(hide_password=True) if "://" in url else url
 
 
-def _migrate(engine: sa.Engine) -> None:
+def _is_busy(error: BaseException) -> bool:
+    name = getattr(getattr(error, "orig", None), "sqlite_errorname", "")
+    return isinstance(error, sa.exc.OperationalError) and name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _bring_up_to_date(engine: sa.Engine) -> None:
     for attempt in Retrying(
-        # two processes may migrate at once: one wins, the other looks again
-        retry=retry_if_exception_type(DBAPIError),
+        # SQLite refuses to switch to WAL, without waiting, while another process opens the same new file
+        retry=retry_if_exception(_is_busy),
         stop=stop_after_delay(15),
         wait=wait_random(0.05, 0.3),
         reraise=True,
     ):
         with attempt:
-            if _revision(engine) != HEAD:
-                _upgrade(engine)
+            _migrate(engine)
 
 
-def _revision(engine: sa.Engine) -> str | None:
+def _migrate(engine: sa.Engine) -> None:
     with engine.connect() as connection:
-        if not sa.inspect(connection).has_table("alembic_version"):
-            return None
-        return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        if _revision(connection) == HEAD:
+            return
+    with engine.begin() as connection:
+        # One process migrates, in one transaction; the others wait here, look again and find it done.
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        if (revision := _revision(connection)) != HEAD:
+            _upgrade(connection, revision)
 
 
-def _upgrade(engine: sa.Engine) -> None:
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _upgrade(connection: sa.Connection, revision: str | None) -> None:
     # imported here: alembic costs 0.2 s and most starts find the database up to date
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
-    config.attributes["engine"] = engine
-    command.upgrade(config, "head")
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:  # alembic's word for a revision that it has no file for
+        raise SettingsError(
+            f"The database {connection.engine.url.render_as_string(hide_password=True)} was made by a newer labelloop: "
+            f"it is at {revision}, and this one knows up to {HEAD}.",
+            hint="Upgrade labelloop, or set LABELLOOP_HOME to another folder.",
+        ) from error

@@ -5,17 +5,25 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+import secrets
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError, ModelNotFound
 from labelloop.store import schema
 from labelloop.store.artifacts import Artifacts, hash_file
+from labelloop.store.db import upsert
+
+log = structlog.get_logger(__name__)
+
+ATTEMPTS = 50
+"""Each failed attempt means that another process added a version, so this is a limit on bugs, not on people."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
@@ -99,35 +107,69 @@ class Registry:
     def add(self, path: Path | None, card: ModelCard) -> ModelVersion:
         """Store a file with its completed card as the next version of `card.name`.
 
-        The same file with the same card is the version that is already there. `path` None: the engine brings its own
-        weights. Raises ModelError for a name that cannot be used or a file that cannot be read.
+        The same file with the same card is the version that is already there; its stored file is replaced if it is
+        lost or damaged. `path` None: the engine brings its own weights. Raises ModelError for a name that cannot be
+        used, a file that cannot be read or one that cannot be stored.
         """
         if not NAME.fullmatch(card.name):
             raise ModelError(f"{card.name!r} cannot be a model name.", hint="Use letters, digits, '-', '_' and '.'.")
         try:
             card = msgspec.structs.replace(card, sha256=hash_file(path) if path else "")
         except OSError as error:
-            raise ModelError(f"The model file {path} cannot be read: {error.strerror}.") from error
+            raise ModelError(f"The model file {path} cannot be read: {error.strerror or error}.") from error
         digest = digest_of(card)
-        for _ in range(5):  # another process may take the number between the look and the insert
+        known = self._find(card.name, digest)
+        if known is not None:
+            return self._mended(known, path)
+        artifact = self._store(path, card.name, digest)
+        version = self._insert(card, digest, artifact)
+        if version.artifact != artifact:  # another process added the same meanwhile, with a copy of its own
+            self._artifacts.remove(artifact)
+        return version
+
+    def _find(self, name: str, digest: str) -> ModelVersion | None:
+        versions = self.catalogue().versions
+        return next((v for v in versions if (v.name, v.digest) == (name, digest)), None)
+
+    def _mended(self, version: ModelVersion, path: Path | None) -> ModelVersion:
+        """`version`, with its file stored again when that is lost or damaged."""
+        try:
+            self.path(version)
+        except ModelError as error:
+            if path is None:
+                raise
+            log.warning("model file is stored again", model=version.id, reason=error.message)
+            # under its old name: the same content by its hash, so whoever else mends or reads it is not disturbed
+            self._artifacts.put(path, version.artifact)
+        return version
+
+    def _store(self, path: Path | None, name: str, digest: str) -> str:
+        """A copy under a name that no other attempt has: whoever loses the race for the row deletes its own copy, never
+        the one that the winner's row points to. A process that is killed before its row leaves a copy that nobody
+        reads (see Artifacts.sweep)."""
+        if path is None:
+            return ""
+        artifact = f"{name}/{digest[:8]}-{secrets.token_hex(8)}.onnx"
+        self._artifacts.put(path, artifact)
+        return artifact
+
+    def _insert(self, card: ModelCard, digest: str, artifact: str) -> ModelVersion:
+        """A row with the next number; the row that is there when another process added the same meanwhile."""
+        for _ in range(ATTEMPTS):  # another process may take the number between the look and the insert
             existing = [version for version in self.catalogue().versions if version.name == card.name]
-            for version in existing:
-                if version.digest == digest:
-                    return version
+            same = next((version for version in existing if version.digest == digest), None)
+            if same is not None:
+                return same
             number = max((version.number for version in existing), default=0) + 1
-            artifact = f"{card.name}/{number}-{digest[:8]}/model.onnx" if path else ""
-            if path:
-                self._artifacts.put(path, artifact)
             version = ModelVersion(card.name, number, digest, artifact, card, schema.now())
+            row = msgspec.to_builtins(version, builtin_types=(datetime,))
             try:
                 with self._engine.begin() as connection:
-                    connection.execute(
-                        sa.insert(schema.versions).values(**msgspec.to_builtins(version, builtin_types=(datetime,)))
-                    )
+                    connection.execute(sa.insert(schema.versions).values(**row))
             except sa.exc.IntegrityError:
-                self._artifacts.remove(artifact)
                 continue
             return version
+        self._artifacts.remove(artifact)
         raise ModelError(f"The model {card.name} could not be added: others add to it all the time.", hint="Try again.")
 
     def remove(self, spec: str) -> tuple[ModelVersion, ...]:
@@ -152,14 +194,18 @@ class Registry:
         return gone
 
     def bind(self, project_id: int, spec: str, *, reason: str = "by hand") -> ModelVersion:
-        """Move the pointer of a project; every server on this store follows within two seconds."""
+        """Move the pointer of a project; every server on this store follows within two seconds.
+
+        Raises ModelNotFound, and ModelError for a number that no project can have.
+        """
         version = self.catalogue().find(spec)
+        if schema.as_id(project_id) is None:
+            raise ModelError(f"There is no project {project_id}.", hint="Its number is in its address: /projects/7/.")
         name, number = parse_spec(spec)
+        reason = schema.as_text(reason, limit=500)
         row = {"name": name, "number": number, "reason": reason, "moved_at": schema.now()}
         with self._engine.begin() as connection:
-            updated = connection.execute(sa.update(schema.bindings).filter_by(project_id=project_id).values(**row))
-            if not updated.rowcount:
-                connection.execute(sa.insert(schema.bindings).values(project_id=project_id, **row))
+            upsert(connection, schema.bindings, {"project_id": project_id}, row)
         return version
 
     def path(self, version: ModelVersion) -> Path | None:
@@ -170,9 +216,7 @@ class Registry:
         """Remember how to reach a Label Studio, so that `serve` can fetch its media."""
         row = {"token": token, "saved_at": schema.now()}
         with self._engine.begin() as connection:
-            updated = connection.execute(sa.update(schema.connections).filter_by(url=url).values(**row))
-            if not updated.rowcount:
-                connection.execute(sa.insert(schema.connections).values(url=url, **row))
+            upsert(connection, schema.connections, {"url": url}, row)
 
     def connections(self) -> list[tuple[str, str]]:
         """(url, token) of every Label Studio that was connected, newest first."""
@@ -184,10 +228,16 @@ class Registry:
 def parse_spec(spec: str) -> tuple[str, int | None]:
     """ "NAME", "NAME@3" or the string in Label Studio "NAME@3.1a2b3c4d" -> name and number. Raises ModelNotFound."""
     name, _, version = spec.partition("@")
-    number = version.removeprefix("v").partition(".")[0]
-    if version and not number.isdigit():
+    number = parse_number(version.removeprefix("v").partition(".")[0])
+    if version and number is None:
         raise ModelNotFound(f"{spec!r} is not NAME or NAME@VERSION.", hint="Write for instance yolox-nano@2.")
-    return name, int(number) if number else None
+    return name, number
+
+
+def parse_number(text: str) -> int | None:
+    """A plain decimal number of at most 18 digits, else None: `'²'.isdigit()` is true and int() refuses it, and longer
+    numbers do not fit into a column."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 def digest_of(card: ModelCard) -> str:

@@ -34,13 +34,24 @@ def as_struct(row: Mapping[Any, Any], kind: type[T]) -> T:
     return msgspec.convert({str(name): value for name, value in row.items()}, kind, strict=False)
 
 
+def as_id(value: int | None) -> int | None:
+    """An id of Label Studio that a column can hold, else None: a request may say any number."""
+    return value if value is not None and -(2**63) <= value < 2**63 else None
+
+
+def as_text(value: str, *, limit: int) -> str:
+    """A text that a column can hold. Postgres takes no NUL and keeps to the length; nobody takes half a surrogate pair,
+    which a file name that is not UTF-8 brings into a message."""
+    return value.replace("\0", "").encode(errors="replace").decode()[:limit]
+
+
 versions = sa.Table(
     "versions",
     metadata,
     sa.Column("name", sa.String(100), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("digest", sa.String(64), nullable=False, comment="sha256 of the file and of what the card makes of it"),
-    sa.Column("artifact", sa.String(500), nullable=False, comment="path below the artifacts URL; empty: built in"),
+    sa.Column("digest", sa.String(64), nullable=False, doc="sha256 of the file and of what the card makes of it"),
+    sa.Column("artifact", sa.String(500), nullable=False, doc="path below the artifacts URL; empty: built in"),
     sa.Column("card", sa.JSON, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
     sa.UniqueConstraint("name", "digest"),
@@ -51,7 +62,7 @@ bindings = sa.Table(
     metadata,
     sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("name", sa.String(100), nullable=False),
-    sa.Column("number", sa.Integer, comment="null: the newest version"),
+    sa.Column("number", sa.Integer, doc="null: the newest version"),
     sa.Column("reason", sa.String(500), nullable=False),
     sa.Column("moved_at", Moment, nullable=False),
 )
