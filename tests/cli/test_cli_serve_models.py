@@ -144,6 +144,40 @@ def test_errors_say_the_next_step_without_a_traceback(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("ML_BACKEND_ADDR", "localhost:x", "ML_BACKEND_ADDR cannot be used: 'localhost:x'"),
+        ("LABELLOOP_HOME", "a-file/below", "Set LABELLOOP_HOME"),
+        ("LABELLOOP_ARTIFACTS_URL", "nothing://x", "Check LABELLOOP_ARTIFACTS_URL"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named(
+    environment: dict[str, str], tmp_path: Path, variable: str, value: str, words: str
+) -> None:
+    (tmp_path / "a-file").write_text("")
+    value = str(tmp_path / value) if variable == "LABELLOOP_HOME" else value
+    done = run(environment | {variable: value}, "models", "list")
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_word_that_other_programs_use_is_no_setting(environment: dict[str, str], tmp_path: Path) -> None:
+    environment |= {"port": "1", "host": "nowhere.invalid", "LOG_LEVEL": "DEBUG", "LABELLOOP_PORT": "0"}
+    with serving(environment, "--model", str(detector(tmp_path / "cars.onnx")), cwd=tmp_path) as (url, _):
+        assert boxes(url, 1)[0].startswith("cars@1.")
+
+
+def test_a_model_whose_stored_file_is_lost_can_be_added_again(environment: dict[str, str], tmp_path: Path) -> None:
+    file = detector(tmp_path / "my cars.onnx")
+    assert run(environment, "models", "add", file).stdout.startswith("my-cars@1: ")
+    (stored,) = (tmp_path / "home" / "models").rglob("*.onnx")
+    stored.unlink()
+    assert run(environment, "models", "add", file).stdout.startswith("my-cars@1: ")
+    assert stored.read_bytes() == file.read_bytes()
+
+
 def test_a_bad_file_in_a_folder_does_not_stop_the_good_ones(environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "files"
     detector(folder / "good.onnx")
