@@ -186,7 +186,7 @@ def test_inconsistency_adds_to_doubt() -> None:
 
 def test_item_score_is_low_where_a_person_is_needed() -> None:
     acquisition = Acquisition("least_confidence", "mean", balance=True)
-    assert item_score(Observation(1, (0.9, 0.7), ("car", "bus")), acquisition) == pytest.approx(0.8)
+    assert item_score(Observation(1, (0.9, 0.9, 0.6), ("car", "car", "bus")), acquisition) == pytest.approx(0.8)
     assert item_score(Observation(1, hidden=0.28), acquisition) == pytest.approx(0.72)
     assert item_score(Observation(1), acquisition) == 1.0
 

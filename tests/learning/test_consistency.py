@@ -29,6 +29,8 @@ def box(left: float, score: float | None = 0.8, label: str = "car", **more: obje
         pytest.param([box(0, 0.9)], [box(5, 0.4)], 1 - 0.5 / 3, id="both"),
         pytest.param([box(0, 0.31)], [box(0, 0.29)], 0.02, id="drawn and nearly drawn find each other"),
         pytest.param([box(0), box(50, 0.05)], [box(0), box(70, 0.1)], 0.0, id="noise below the threshold"),
+        pytest.param([box(0), box(50, 0.05)], [box(0), box(55, 0.1)], 0.0, id="noise that moves"),
+        pytest.param([box(0)], [box(5), box(0, 0.7)], 0.55, id="the same place before the same score"),
         pytest.param([box(0), box(50)], [box(0)], 0.5, id="one of two"),
         pytest.param([box(0)], [box(0), box(1)], 0.5, id="one to one: a double has no partner"),
         pytest.param([box(0, media=MediaKey("a"))], [box(0, media=MediaKey("b"))], 1.0, id="another page"),
@@ -79,6 +81,8 @@ def test_mirroring_exchanges_left_and_right(shape: Shape) -> None:
     (there,) = mirrored([Region(shape, "car", 0.5)], width=WIDTH)
     expected = sorted((WIDTH - x, y) for x, y in outline_of(shape))
     np.testing.assert_allclose(sorted(outline_of(there.shape)), expected, atol=1e-9)
+    if isinstance(there.shape, Box):
+        assert there.shape.xyxy[0] < there.shape.xyxy[2]
     (back,) = mirrored([there], width=WIDTH)
     np.testing.assert_allclose(outline_of(back.shape), outline_of(shape), atol=1e-9)
     assert (there.label, there.score) == ("car", 0.5)

@@ -75,6 +75,19 @@ def test_k_means_plus_plus_draws_in_proportion_to_weight_and_squared_distance() 
     np.testing.assert_allclose(share, [0, 1 / 8, 3 / 8, 1 / 2], atol=0.03)  # four standard errors
 
 
+def test_each_draw_is_independent_of_the_one_before() -> None:
+    points = np.array([0.0, 1.0, -1.5, 3.0, 3.5])
+    expected = np.zeros((5, 5))  # of the second and third row, by the definition
+    for second in range(1, 5):
+        mass = np.minimum(points**2, (points - points[second]) ** 2)
+        expected[second] = points[second] ** 2 / (points**2).sum() * mass / mass.sum()
+    drawn = np.zeros((5, 5))
+    for seed in range(4000):
+        _, second, third = k_means_plus_plus(points[:, None], 3, seed=seed)
+        drawn[second, third] += 1 / 4000
+    np.testing.assert_allclose(drawn, expected, atol=0.018)  # three standard errors; one number for all draws: 0.027
+
+
 def test_weights_of_zero_leave_rows_to_the_end() -> None:
     chosen = k_means_plus_plus(LINE, 5, weights=np.array([1.0, 0, 1, 0, 1]))
     assert set(chosen[:3].tolist()) == {0, 2, 4}

@@ -199,6 +199,23 @@ def test_diversity_keeps_the_quota(method: str, found: int, empty: int) -> None:
     assert sorted(chosen.order().tolist()) == list(range(found + empty))
 
 
+def test_k_means_plus_plus_is_given_uncertainty_and_tasks() -> None:
+    def front(first_id: int) -> np.ndarray:
+        scores = [0.5 if task % 2 else 1.0 for task in range(40)]  # every other picture is certain
+        seen = pool(*((first_id + task, (score,), 0.0) for task, score in enumerate(scores)))
+        ranked = rank(seen, Acquisition("entropy", seed=4))
+        diversity = Diversity(10, method="k-means++")
+        listed = shortlist(ranked, diversity)
+        places = np.eye(40)[: len(listed)]  # equally far from each other
+        order = diversified(ranked, diversity, embeddings=places, keys=seen.task_ids).order()
+        # positions in the ranking, which are the same rows of `places` for any ids
+        return np.array([listed.tolist().index(position) for position in order[:10]])
+
+    assert (front(0) < 20).all()
+    assert front(0).tolist() != front(1000).tolist()
+    assert sorted(front(1000).tolist()) != list(range(10))
+
+
 def test_embeddings_must_belong_to_the_shortlist() -> None:
     seen = many(20, 2)
     with pytest.raises(ValueError, match="3 embeddings for a shortlist"):
