@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from labelloop.core.errors import LabelConfigError
 from labelloop.core.regions import Box, Polygon, Region
-from labelloop.labelstudio.config import parse_config
+from labelloop.labelstudio.config import MAX_CONFIG_CHARS, MAX_REMEMBERED_CHARS, parse_config
 from labelloop.labelstudio.labelmap import LabelMap, build_label_map, read_labels_file
 
 BOX = Box((0, 0, 1, 1))
@@ -75,6 +78,33 @@ def test_a_bad_labels_file_says_so(tmp_path: Path, content: str) -> None:
         read_labels_file(path)
 
 
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [(["Vehicle", "car"], "Vehicle"), (["car"], "car"), (["vehicle", "car"], "vehicle"), (["Tram"], None)],
+    ids=["the file's name", "another project has the class's own name", "another case", "neither"],
+)
+def test_a_labels_file_serves_projects_with_other_labels_too(labels: list[str], found: str | None) -> None:
+    label_map = build_label_map(parse_config(view(IMAGE, rectangles(*labels))), ["car"], aliases={"car": "Vehicle"})
+    assert drawn(label_map, "car") == ([("r", found)] if found else [])
+
+
+def test_a_labels_file_beats_a_better_control_with_the_class_name() -> None:
+    polygons = '<PolygonLabels name="p" toName="pic"><Label value="Vehicle"/></PolygonLabels>'
+    label_map = build_label_map(
+        parse_config(view(IMAGE, rectangles("car"), polygons)), ["car"], aliases={"car": "Vehicle"}
+    )
+    assert drawn(label_map, "car") == [("p", "Vehicle")]
+
+
+def test_as_many_classes_as_there_are() -> None:
+    """LVIS has 1,203; each finds its own label, whatever way it is written."""
+    names = [f"some_class {number}" for number in range(1203)]
+    config = parse_config(view(IMAGE, rectangles(*(name.replace("_", " ").upper() for name in names))))
+    label_map = build_label_map(config, names)
+    assert (label_map.unmapped, label_map.unfilled) == ((), ())
+    assert drawn(label_map, names[-1]) == [("r", "SOME CLASS 1202")]
+
+
 def test_several_controls_at_once() -> None:
     config = parse_config(
         view(
@@ -134,9 +164,45 @@ def test_thresholds(extra: str, label: str, given: float | None, expected: float
     assert drawn(label_map, "a", score=expected - 0.01) == []
 
 
+@pytest.mark.parametrize(
+    ("extra", "labels", "expected"),
+    [
+        ('score_threshold="0.2"', ["a", '<Label value="b" score_threshold="0.1"/>'], 0.1),
+        ("", ["a", "b"], 0.3),
+        ("", ["other"], 1.0),
+    ],
+    ids=["a label has the lowest", "the default", "nothing is mapped"],
+)
+def test_the_lowest_threshold_is_below_everything_that_is_drawn(extra: str, labels: list[str], expected: float) -> None:
+    label_map = build_label_map(parse_config(view(IMAGE, rectangles(*labels, extra=extra))), ["a", "b"])
+    assert label_map.lowest_threshold == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("0.5", 0.5), ("50%", 0.5), (" 50 % ", 0.5), ("1", 1.0), ("0", 0.0), ("100%", 1.0)]
+    + [(text, None) for text in ("", "high", "7", "-0.1", "nan", "inf", "101%", "%", "5%%", "0,5")],
+)
+def test_a_threshold_that_is_none_is_ignored_and_logged(written: str, read: float | None) -> None:
+    xml = view(IMAGE, rectangles("a"), f'<Choices name="c" toName="pic" score_threshold="{written}"/><!--{written}-->')
+    with capture_logs() as logs:
+        config = parse_config(xml)
+        parse_config(xml)
+    assert config.controls_by_name["c"].threshold == read
+    assert drawn(build_label_map(config, ["a"]), "a") == [("r", "a")]
+    assert [(line["tag"], line["value"]) for line in logs] == ([("Choices", written)] if read is None else [])
+
+
+def test_the_next_threshold_holds_where_the_first_is_unusable() -> None:
+    label_map = build_label_map(
+        parse_config(view(IMAGE, rectangles("a", extra='model_score_threshold="" score_threshold="0.2"'))), ["a"]
+    )
+    assert label_map.lowest_threshold == 0.2
+
+
 def test_the_fingerprint_changes_exactly_with_the_answer() -> None:
-    def fingerprint(*tags: str, **options: float) -> str:
-        return build_label_map(parse_config(view(IMAGE, *tags)), ["a", "b"], **options).fingerprint
+    def fingerprint(*tags: str, image: str = IMAGE, **options: Any) -> str:
+        return build_label_map(parse_config(view(image, *tags)), ["a", "b"], **options).fingerprint
 
     base = fingerprint(rectangles("a"))
     assert base == fingerprint(rectangles('<Label value="a" background="red" hotkey="1"/>'), "<Header value='Hello'/>")
@@ -146,14 +212,24 @@ def test_the_fingerprint_changes_exactly_with_the_answer() -> None:
         fingerprint(rectangles("a", name="other")),
         fingerprint(rectangles("a", extra='score_threshold="0.4"')),
         fingerprint(rectangles("a"), threshold=0.5),
+        fingerprint(rectangles("a"), aliases={"b": "a"}),
+        fingerprint(rectangles("a"), image='<Image name="pic" valueList="$photo"/>'),
+        fingerprint(rectangles("a"), image='<Image name="pic" value="$picture"/>'),
+        fingerprint(rectangles("a", to="shown"), image='<Image name="shown" value="$photo"/>'),
+        fingerprint(rectangles("a", to="pic,copy"), image=f'{IMAGE}<Image name="copy" value="$photo"/>'),
+        fingerprint(rectangles("a"), '<TextArea name="t" toName="pic" perRegion="true"/>'),
+        fingerprint('<PolygonLabels name="r" toName="pic"><Label value="a"/></PolygonLabels>'),
+        fingerprint('<Rectangle name="r" toName="pic"/>'),
+        fingerprint('<Rectangle name="r" toName="pic"/><Labels name="l" toName="pic"><Label value="a"/></Labels>'),
+        fingerprint('<Rectangle name="r" toName="pic"/><Labels name="m" toName="pic"><Label value="a"/></Labels>'),
     ]
-    assert len({base, *others}) == 6
+    assert len({base, *others}) == 1 + len(others)
 
 
 @pytest.mark.parametrize(
     "xml",
-    ["<View>", '<!DOCTYPE x [<!ENTITY a "b">]><View/>', view(IMAGE, rectangles("a", extra='score_threshold="7"'))],
-    ids=["not XML", "entities", "threshold out of range"],
+    ["<View>", '<!DOCTYPE x [<!ENTITY a "b">]><View/>', "<View>" + " " * MAX_CONFIG_CHARS + "</View>"],
+    ids=["not XML", "entities", "huge"],
 )
 def test_a_config_that_cannot_be_used_says_what_to_do(xml: str) -> None:
     with pytest.raises(LabelConfigError) as caught:
@@ -171,3 +247,51 @@ def test_pages_and_tags_that_draw_nothing_are_understood() -> None:
     )
     (tag,) = config.objects
     assert (tag.name, tag.field, tag.is_list) == ("doc", "pages", True)
+
+
+def test_only_short_configs_are_remembered() -> None:
+    short, long = view(IMAGE), view(IMAGE, f"<!--{'x' * MAX_REMEMBERED_CHARS}-->")
+    assert parse_config(short) is parse_config(short)
+    assert parse_config(long) == parse_config(short)
+    assert parse_config(long) is not parse_config(long)
+
+
+@pytest.mark.parametrize(
+    ("tags", "note"),
+    [
+        ([rectangles("a")], None),
+        ([rectangles("a", extra='value="$labels"')], None),
+        ([rectangles(extra='value="$labels"')], r'<RectangleLabels name="r"> takes its labels from each task'),
+        ([rectangles(extra='apiUrl="http://host/labels"')], r"Write <Label"),
+        (['<Video name="film" value="$film"/>', rectangles("a", to="film")], r'not filled on <Video name="film">'),
+        ([rectangles("a", to="nothing")], r"'nothing' in its toName shows nothing"),
+        (['<Choices name="c" toName="nothing"/>'], None),
+    ],
+    ids=["plain", "written and dynamic", "dynamic", "from a server", "a film", "no object", "not for this model"],
+)
+def test_a_control_that_stays_empty_says_why(tags: list[str], note: str | None) -> None:
+    notes = build_label_map(parse_config(view(IMAGE, *tags)), ["a"]).notes
+    if note is None:
+        assert notes == ()
+    else:
+        assert re.search(note, "\n".join(notes))
+
+
+def test_films_and_texts_are_not_fetched_as_pictures() -> None:
+    config = parse_config(
+        view(
+            IMAGE,
+            '<Video name="film" value="$film"/>',
+            '<Text name="words" value="$words"/>',
+            rectangles("a", to="pic,film"),
+            rectangles("a", name="on film", to="film"),
+            '<Choices name="c" toName="words"><Choice value="a"/></Choices>',
+        )
+    )
+    assert [tag.field for tag in build_label_map(config, ["a"]).fields] == ["photo"]
+    assert build_label_map(config, ["a"], task="classify").fields == ()
+
+
+def test_blanks_in_to_name_count_as_in_label_studio() -> None:
+    config = parse_config(view(IMAGE, '<Image name="two" value="$two"/>', rectangles("a", to="pic, two")))
+    assert [tag.name for tag in build_label_map(config, ["a"]).fields] == ["pic"]

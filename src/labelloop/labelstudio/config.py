@@ -5,15 +5,21 @@ Nothing is called "label" or "image" by assumption: names, fields and labels are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
 from xml.etree import ElementTree as ET
 
 import msgspec
+import structlog
 
 from labelloop.core.errors import LabelConfigError
 
+log = structlog.get_logger(__name__)
+
 MAX_CONFIG_CHARS = 5_000_000
+MAX_REMEMBERED_CHARS = 32_000
+"""A parsed config takes about ten times its text: 256 remembered ones of this length are some 80 MB at worst. The
+label map of a longer one is remembered by `serving/projects`, so that it is parsed once all the same."""
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -35,9 +41,14 @@ class ObjectTag(msgspec.Struct, frozen=True):
     field: str
     is_list: bool = False
 
+    @property
+    def shows_pictures(self) -> bool:
+        return self.tag.lower() == "image"
 
-class Control(msgspec.Struct, frozen=True):
-    """What is filled: `<RectangleLabels>`, `<Choices>`, `<TextArea>`... `threshold` is the score threshold it names."""
+
+class Control(msgspec.Struct, frozen=True, dict=True):
+    """What is filled: `<RectangleLabels>`, `<Choices>`, `<TextArea>`... `threshold` is the score threshold it names.
+    With `dynamic` its labels come from each task's data (`value="$labels"`) or from a server (`apiUrl`)."""
 
     name: str
     tag: str
@@ -45,32 +56,63 @@ class Control(msgspec.Struct, frozen=True):
     labels: tuple[Label, ...] = ()
     threshold: float | None = None
     per_region: bool = False
-    smart: bool = False
+    dynamic: bool = False
 
-    @property
+    @cached_property
     def type(self) -> str:
         """The `type` of its regions in Label Studio's JSON."""
         return self.tag.lower()
 
+    @cached_property
+    def labels_key(self) -> str | None:
+        """Where in a `value` its labels stand; None for a control that has none."""
+        return self.type if self.type == "choices" or self.type.endswith("labels") else None
 
-class LabelConfig(msgspec.Struct, frozen=True):
+    @cached_property
+    def values(self) -> frozenset[str]:
+        """What a result may say. Empty for a control whose labels are all dynamic."""
+        return frozenset(label.value for label in self.labels)
+
+
+class LabelConfig(msgspec.Struct, frozen=True, dict=True):
+    """The controls and objects of a labeling interface, in its order. Where two share a name the last one counts, as
+    in Label Studio's own check. `shown` names all that results may be about: objects, and tags with fixed text."""
+
     controls: tuple[Control, ...]
     objects: tuple[ObjectTag, ...]
+    shown: frozenset[str] = frozenset()
 
-    def object_named(self, name: str) -> ObjectTag | None:
-        return next((tag for tag in self.objects if tag.name == name), None)
+    @cached_property
+    def controls_by_name(self) -> Mapping[str, Control]:
+        return {control.name: control for control in self.controls}
 
-    def control_named(self, name: str) -> Control | None:
-        return next((control for control in self.controls if control.name == name), None)
+    @cached_property
+    def fillable(self) -> Mapping[tuple[str, str, str], Control]:
+        """By `from_name`, `to_name` and `type`: what a result may fill, and about what."""
+        return {
+            (control.name, shown, control.type): control
+            for control in self.controls_by_name.values()
+            for shown in control.to_names
+            if shown in self.shown
+        }
+
+    @cached_property
+    def objects_by_name(self) -> Mapping[str, ObjectTag]:
+        return {tag.name: tag for tag in self.objects}
 
 
-@lru_cache(maxsize=256)
 def parse_config(xml: str) -> LabelConfig:
-    """Parse a label config. An empty or whitespace config is a project that was never set up: no controls.
+    """Parse a label config, or remember it. An empty or whitespace config is a project that was never set up: no
+    controls.
 
-    Raises LabelConfigError when the text is not XML, or uses a DTD (entities are a denial-of-service vector
-    and Label Studio has no use for them).
+    Raises LabelConfigError when the text is not XML, is longer than MAX_CONFIG_CHARS, or uses a DTD (entities are a
+    denial-of-service vector and Label Studio has no use for them). What is wrong with one attribute is logged and
+    ignored, because the project's other controls can be filled all the same.
     """
+    return _remembered(xml) if len(xml) <= MAX_REMEMBERED_CHARS else _parse(xml)
+
+
+def _parse(xml: str) -> LabelConfig:
     if not xml.strip():
         return LabelConfig((), ())
     if len(xml) > MAX_CONFIG_CHARS or "<!DOCTYPE" in xml or "<!ENTITY" in xml:
@@ -87,11 +129,21 @@ def parse_config(xml: str) -> LabelConfig:
     return LabelConfig(
         controls=tuple(_control(element) for element in elements if element.get("name") and element.get("toName")),
         objects=tuple(tag for element in elements if (tag := _object(element)) is not None),
+        shown=frozenset(element.get("name", "") for element in elements if _shows(element)),
+    )
+
+
+_remembered = lru_cache(maxsize=256)(_parse)
+
+
+def _shows(element: ET.Element) -> bool:
+    return bool(
+        element.get("name") and not element.get("toName") and (element.get("value") or element.get("valueList"))
     )
 
 
 def _object(element: ET.Element) -> ObjectTag | None:
-    if not element.get("name") or element.get("toName"):
+    if not _shows(element):
         return None
     is_list = element.get("valueList") is not None
     value = element.get("valueList") or element.get("value") or ""
@@ -102,35 +154,48 @@ def _control(element: ET.Element) -> Control:
     return Control(
         name=element.get("name", ""),
         tag=element.tag,
-        to_names=tuple(name.strip() for name in element.get("toName", "").split(",") if name.strip()),
+        to_names=tuple(element.get("toName", "").split(",")),  # blanks count: Label Studio does not strip them either
         labels=tuple(_labels(element)),
         threshold=_threshold(element),
         per_region=element.get("perRegion", "").lower() == "true",
-        smart=element.get("smart", "").lower() == "true",
+        dynamic=element.get("value", "").startswith("$") or bool(element.get("apiUrl")),
     )
 
 
 def _labels(element: ET.Element) -> Iterator[Label]:
     for child in element.iter():
-        value, alias = child.get("value"), child.get("alias")
-        if child.tag in ("Label", "Choice") and value:
+        names = tuple(name for name in (child.get("value"), child.get("alias")) if name)
+        if child.tag in ("Label", "Choice") and names:
             values = tuple(name.strip() for name in child.get("predicted_values", "").split(",") if name.strip())
-            yield Label(alias or value, (value, alias) if alias else (value,), values, _threshold(child))
+            yield Label(names[-1], names, values, _threshold(child))
 
 
 def _threshold(element: ET.Element) -> float | None:
+    """The first usable threshold of a tag. One that is not usable must not cost the project its predictions: it may
+    stand on a control that no model fills."""
     for name in ("model_score_threshold", "score_threshold"):
         text = element.get(name)
         if text is None:
             continue
-        try:
-            threshold = float(text)
-        except ValueError:
-            threshold = -1.0
-        if not 0.0 <= threshold <= 1.0:
-            raise LabelConfigError(
-                f"{name}={text!r} on <{element.tag}> is not a number between 0 and 1.",
-                hint="Correct it in Settings > Labeling Interface.",
-            )
-        return threshold
+        threshold = _fraction(text)
+        if threshold is not None:
+            return threshold
+        log.warning(
+            "a score threshold in the label config is ignored",
+            tag=element.tag,
+            name=element.get("name") or element.get("value"),
+            attribute=name,
+            value=text[:100],
+            fix="write a number between 0 and 1 in Settings > Labeling Interface",
+        )
     return None
+
+
+def _fraction(text: str) -> float | None:
+    """`"0.5"` and `"50%"` are a half; None for what is no number in [0, 1]."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        value = float(number) / (100 if percent else 1)
+    except ValueError:
+        return None
+    return value if 0.0 <= value <= 1.0 and not rest else None

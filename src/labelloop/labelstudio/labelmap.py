@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from labelloop.core.errors import LabelConfigError
-from labelloop.core.regions import Box, Point, Polygon, Region, Shape, Whole
+from labelloop.core.regions import Box, Point, Polygon, Region, Whole
 from labelloop.labelstudio.config import Control, Label, LabelConfig, ObjectTag
+from labelloop.labelstudio.names import Names, fold
 
 DEFAULT_THRESHOLD = 0.3
 """Below it a detector's box costs the annotator more (look, delete) than it saves."""
 
 Kind = Literal["box", "polygon", "point", "whole"]
 
+KIND_OF: Mapping[type, Kind] = {Box: "box", Polygon: "polygon", Point: "point", Whole: "whole"}
+
 # For each kind of shape the controls that can draw it, best first. The bare geometry tags (Rectangle, Polygon) take
 # their label from a <Labels> control on the same object. A box on a polygon control becomes its four corners.
+# All of them are drawn on pictures, so only on <Image>: a <Video> is not one and must not be fetched as one.
 DRAWN_BY: Mapping[Kind, tuple[str, ...]] = {
     "box": ("RectangleLabels", "Rectangle", "PolygonLabels", "Polygon"),
     "polygon": ("PolygonLabels", "Polygon", "RectangleLabels", "Rectangle"),
@@ -50,33 +54,36 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class LabelMap(msgspec.Struct, frozen=True):
-    """The map of one model onto one label config. `unmapped` are classes that go nowhere, `unfilled` are labels that
-    no class of the model fills; `fingerprint` changes exactly when the map could draw something else."""
+    """The map of one model onto one label config.
+
+    `unmapped` are classes that go nowhere, `unfilled` are labels that no class of the model fills, `fields` the
+    pictures to look at. `fingerprint` changes exactly when the map could draw something else. `lowest_threshold` is
+    the smallest of all targets, 1.0 where there are none: no region with a lower score is drawn. `notes` are sentences
+    for people about controls that cannot be filled, and why.
+    """
 
     targets: Mapping[tuple[str, Kind], tuple[Target, ...]]
     unmapped: tuple[str, ...]
     unfilled: tuple[str, ...]
     fields: tuple[ObjectTag, ...]
     fingerprint: str
+    config: LabelConfig = LabelConfig((), ())
+    lowest_threshold: float = 1.0
+    notes: tuple[str, ...] = ()
 
     def targets_of(self, region: Region) -> tuple[Target, ...]:
         """Targets of a region that its score does not rule out; a region without a score always passes."""
-        found = self.targets.get((region.label or "", kind_of(region.shape)), ())
-        score = region.score
-        return found if score is None else tuple(target for target in found if score >= target.threshold)
+        score, found = region.score, self.targets_for(region.label, type(region.shape))
+        if score is None or not found:
+            return found
+        if len(found) == 1:  # nearly always, and this runs for every region
+            return found if score >= found[0].threshold else ()
+        return tuple(target for target in found if score >= target.threshold)
 
-
-def kind_of(shape: Shape) -> Kind:
-    match shape:
-        case Box():
-            return "box"
-        case Polygon():
-            return "polygon"
-        case Point():
-            return "point"
-        case Whole():
-            return "whole"
-    raise TypeError(f"{type(shape).__name__} is not drawn through the label map")
+    def targets_for(self, label: str | None, shape: type) -> tuple[Target, ...]:
+        """Targets of a class whose regions have this shape, whatever their score; none for a `Raw` shape."""
+        kind = KIND_OF.get(shape)
+        return () if kind is None else self.targets.get((label or "", kind), ())
 
 
 def build_label_map(
@@ -89,90 +96,124 @@ def build_label_map(
 ) -> LabelMap:
     """Map `classes` onto `config`.
 
-    A class finds its label by, in this order: `aliases` (the labels file), `predicted_values`, the exact name, the
-    name without regard to case and `_`/space. `threshold` holds where the config names none.
+    A class finds its label on each picture by, in this order: `aliases` (the labels file), `predicted_values`, the
+    name; each first exactly, then without regard to case and `_`/space. An alias that the picture's controls do not
+    have counts as none: one labels file serves many projects. `threshold` holds where the config names none.
     """
     default = DEFAULT_THRESHOLD if threshold is None else threshold
     classes = tuple(dict.fromkeys(classes))
     kinds = KINDS_OF_TASK.get(task, ("box",))
-    targets = {
-        (name, kind): found
-        for name in classes
-        for kind in kinds
-        if (found := tuple(_targets(config, name, kind, default, aliases or {})))
-    }
+    names = {id(control): Names(control.labels) for control in config.controls}  # a control's own hash reads its labels
+    targets: dict[tuple[str, Kind], tuple[Target, ...]] = {}
+    for kind in kinds:
+        pictures = list(_pictures(config, kind, names))
+        for name in classes:
+            wanted = _Wanted.of(name, (aliases or {}).get(name))
+            found = tuple(target for places in pictures if (target := _target(places, wanted, default)) is not None)
+            if found:
+                targets[name, kind] = found
     mapped = {name for name, _ in targets}
     drawn = [target for found in targets.values() for target in found]
     filled = {target.label for target in drawn}
-    candidates = dict.fromkeys(tag for kind in kinds for tag in DRAWN_BY[kind])
-    known = [
-        label.value
-        for control in config.controls
-        if control.tag in candidates or control.tag == "Labels"
-        for label in control.labels
-    ]
     return LabelMap(
         targets=targets,
         unmapped=tuple(name for name in classes if name not in mapped),
-        unfilled=tuple(dict.fromkeys(label for label in known if label not in filled)),
+        unfilled=tuple(dict.fromkeys(label for label in _labels_for(config, kinds) if label not in filled)),
         fields=tuple(dict.fromkeys(target.object for target in drawn)),
         fingerprint=_fingerprint(targets),
+        config=config,
+        lowest_threshold=min((target.threshold for target in drawn), default=1.0),
+        notes=tuple(_notes(config, kinds)),
     )
 
 
-def _targets(
-    config: LabelConfig, name: str, kind: Kind, default: float, aliases: Mapping[str, str]
-) -> Iterable[Target]:
-    """At most one target per object: the first control, in order of preference, that knows the class."""
+class _Wanted(msgspec.Struct, frozen=True):
+    """One class of the model on its way to a label."""
+
+    name: str
+    folded: str
+    alias: str | None
+    alias_folded: str
+
+    @classmethod
+    def of(cls, name: str, alias: str | None) -> _Wanted:
+        return cls(name, fold(name), alias, fold(alias or ""))
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """One control on one picture, with the controls that could name what it draws: itself, or for a bare geometry tag
+    each <Labels> there."""
+
+    control: Control
+    object: ObjectTag
+    holders: tuple[tuple[Control, Names], ...]
+    text_control: Control | None
+
+    def target(self, holder: Control, label: Label, default: float) -> Target:
+        threshold = _first(label.threshold, holder.threshold, self.control.threshold, default)
+        label_control = holder if holder is not self.control else None
+        return Target(self.control, self.object, label.value, threshold, label_control, self.text_control)
+
+
+def _pictures(config: LabelConfig, kind: Kind, names: Mapping[int, Names]) -> Iterator[list[_Place]]:
+    """Per picture the places that could draw this kind, best first."""
+    order = DRAWN_BY[kind]
     for tag in config.objects:
-        on_object = [control for control in config.controls if tag.name in control.to_names]
-        for control in sorted(
-            (c for c in on_object if c.tag in DRAWN_BY[kind]), key=lambda c: DRAWN_BY[kind].index(c.tag)
-        ):
-            target = _target(control, tag, on_object, name, default, aliases)
-            if target is not None:
-                yield target
-                break
+        if not tag.shows_pictures:
+            continue
+        there = [control for control in config.controls if tag.name in control.to_names]
+        texts = next((control for control in there if control.tag == "TextArea" and control.per_region), None)
+        labels = tuple((c, names[id(c)]) for c in there if c.tag == "Labels" and names[id(c)])
+        drawing = sorted((control for control in there if control.tag in order), key=lambda c: order.index(c.tag))
+        yield [_Place(c, tag, labels if c.tag in BARE else ((c, names[id(c)]),), texts) for c in drawing]
 
 
-def _target(
-    control: Control, tag: ObjectTag, on_object: list[Control], name: str, default: float, aliases: Mapping[str, str]
-) -> Target | None:
-    text_control = next((c for c in on_object if c.tag == "TextArea" and c.per_region), None)
-    holders = [c for c in on_object if c.tag == "Labels" and c.labels] if control.tag in BARE else [control]
-    if not holders:  # a bare geometry control on an object without labels: drawn, without a label
-        return Target(control, tag, None, _first(control.threshold, default), None, text_control)
-    for holder in holders:
-        label = find_label(holder.labels, name, aliases)
-        if label is not None:
-            threshold = _first(label.threshold, holder.threshold, control.threshold, default)
-            return Target(control, tag, label.value, threshold, holder if holder is not control else None, text_control)
+def _target(places: list[_Place], wanted: _Wanted, default: float) -> Target | None:
+    """At most one target per picture: the first control, in order of preference, that knows the class."""
+    if wanted.alias is not None:
+        for place in places:
+            for holder, names in place.holders:
+                label = names.find_own(wanted.alias, wanted.alias_folded)
+                if label is not None:
+                    return place.target(holder, label, default)
+    for place in places:
+        if not place.holders:  # a bare geometry control on a picture without labels: drawn, without a label
+            return Target(
+                place.control, place.object, None, _first(place.control.threshold, default), None, place.text_control
+            )
+        for holder, names in place.holders:
+            label = names.find(wanted.name, wanted.folded)
+            if label is not None:
+                return place.target(holder, label, default)
     return None
 
 
-def find_label(labels: Iterable[Label], name: str, aliases: Mapping[str, str] | None = None) -> Label | None:
-    """The label that the class `name` means, or None."""
-    labels = tuple(labels)
-    wanted = (aliases or {}).get(name)
-    if wanted is not None:
-        return next((label for label in labels if wanted in label.names), None)
-    folded = fold(name)
-    matches: dict[int, Label] = {}
-    for label in labels:
-        ways = (
-            name in label.predicted_values,
-            folded in map(fold, label.predicted_values),
-            name in label.names,
-            folded in map(fold, label.names),
-        )
-        if any(ways):
-            matches.setdefault(ways.index(True), label)
-    return matches[min(matches)] if matches else None
+def _labels_for(config: LabelConfig, kinds: Sequence[Kind]) -> Iterator[str]:
+    """The labels that a model drawing these kinds is expected to fill."""
+    for control in _expected(config, kinds):
+        yield from (label.value for label in control.labels)
 
 
-def fold(name: str) -> str:
-    """'Baseball_Bat' and 'baseball  bat' are one name."""
-    return " ".join(name.replace("_", " ").split()).casefold()
+def _expected(config: LabelConfig, kinds: Sequence[Kind]) -> list[Control]:
+    tags = {"Labels", *(tag for kind in kinds for tag in DRAWN_BY[kind])}
+    return [control for control in config.controls if control.tag in tags]
+
+
+def _notes(config: LabelConfig, kinds: Sequence[Kind]) -> Iterator[str]:
+    """Why a control that this model would fill is left alone."""
+    for control in _expected(config, kinds):
+        name = f'<{control.tag} name="{control.name}">'
+        tags = [config.objects_by_name[to] for to in control.to_names if to in config.objects_by_name]
+        others = [f'<{tag.tag} name="{tag.name}">' for tag in tags if not tag.shows_pictures]
+        if control.dynamic and not control.labels:
+            yield (
+                f"{name} takes its labels from each task's data, so no class of the model can be mapped to them. "
+                f'Write <Label value="…"/> tags into it for those that the model should fill.'
+            )
+        if others:
+            yield f"{name} is not filled on {', '.join(others)}: this model looks at pictures (<Image>) only."
+        if not tags:
+            yield f"{name} is not filled: {','.join(control.to_names)!r} in its toName shows nothing of a task's data."
 
 
 def read_labels_file(path: Path) -> dict[str, str]:
@@ -195,9 +236,14 @@ def _first(*values: float | None) -> float:
 
 
 def _fingerprint(targets: Mapping[tuple[str, Kind], tuple[Target, ...]]) -> str:
-    rows: list[Any] = [
-        [*key, *((t.control.name, t.control.tag, t.object.name, t.object.field, t.label, t.threshold,
-                  t.label_control and t.label_control.name, t.text_control and t.text_control.name) for t in found)]
-        for key, found in sorted(targets.items())
-    ]  # fmt: skip
+    """Over all that `media_refs` and `wire` read of a target, in the order in which they draw."""
+    rows: list[Any] = [[*key, *map(_traits, found)] for key, found in sorted(targets.items())]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:8]
+
+
+def _traits(target: Target) -> list[Any]:
+    control, shown, labels, texts = target.control, target.object, target.label_control, target.text_control
+    return [
+        control.name, control.tag, shown.name, shown.field, shown.is_list, target.label, target.threshold,
+        labels and labels.name, texts and texts.name,
+    ]  # fmt: skip

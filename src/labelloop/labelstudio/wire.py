@@ -1,39 +1,26 @@
-"""Label Studio's JSON <-> Task, Region, Prediction. The only percent arithmetic in labelloop.
-
-Geometry: Label Studio writes x, y, width, height in percent of the upright picture (0..100), a rotation in
-degrees clockwise about the **top-left corner** of the box; a `Box` turns about its centre.
-"""
+"""Label Studio's JSON <-> Task, Region, Prediction. The geometry in it is percent, which `percent` reads and writes."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+import structlog
 
 from labelloop.core.errors import LabelloopError
-from labelloop.core.outlines import bounding_box, corners, outline_of
-from labelloop.core.regions import (
-    Box,
-    MediaKey,
-    Point,
-    Polygon,
-    Prediction,
-    Raw,
-    Region,
-    Shape,
-    Size,
-    Whole,
-)
+from labelloop.core.regions import MediaKey, Prediction, Raw, Region, Shape, Size, Whole
 from labelloop.core.tasks import Event, MediaRef, Prompt, Task
-from labelloop.labelstudio.config import LabelConfig, ObjectTag
+from labelloop.labelstudio.config import Control, LabelConfig, ObjectTag
 from labelloop.labelstudio.labelmap import LabelMap, Target
+from labelloop.labelstudio.percent import NO_CANVAS, Canvas, Encode, decode_shape, encoder, fraction, number
+from labelloop.labelstudio.validate import sendable
 
-DECIMALS = 4
-"""Digits of a percentage: 0.0001 % of a 10,000 px picture is a hundredth of a pixel."""
+log = structlog.get_logger(__name__)
+
+LARGEST_ID = 2**63 - 1
 
 
 class BadRequest(LabelloopError):
@@ -62,7 +49,6 @@ class SetupRequest(msgspec.Struct):
     schema: str | None = None
     hostname: str | None = None
     access_token: str | None = None
-    extra_params: Any = None
 
 
 _predict_decoder = msgspec.json.Decoder(PredictRequest)
@@ -91,16 +77,25 @@ def decode_event(body: bytes) -> Event:
     """Decode a webhook body (or the old `/train`). Payload names differ per action; deletions bring bare ids and
     bulk creation brings lists under the singular names. Raises BadRequest."""
     content = decode_object(body)
-    project = content.get("project")
+    project, action = content.get("project"), content.get("action")
     annotations = [*_objects(content.get("annotation")), *_objects(content.get("annotations"))]
     tasks = [*_objects(content.get("task")), *_objects(content.get("tasks"))]
     task_ids = [task.get("id") for task in tasks] or [annotation.get("task") for annotation in annotations]
     return Event(
-        action=str(content.get("action") or "")[:100],
+        action=action[:100] if isinstance(action, str) else "",
         project_id=project_id_of(project.get("id") if isinstance(project, dict) else project),
-        task_ids=tuple(value for value in task_ids if isinstance(value, int)),
-        annotation_ids=tuple(a["id"] for a in annotations if isinstance(a.get("id"), int)),
+        task_ids=_ids(task_ids),
+        annotation_ids=_ids([annotation.get("id") for annotation in annotations]),
     )
+
+
+def _id(value: Any) -> int | None:
+    """What a database could hold as an id: true is no number here, and 64 bits are all there are."""
+    return value if type(value) is int and 0 <= value <= LARGEST_ID else None
+
+
+def _ids(values: list[Any]) -> tuple[int, ...]:
+    return tuple(found for value in values if (found := _id(value)) is not None)
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
@@ -112,32 +107,27 @@ def _objects(value: Any) -> list[dict[str, Any]]:
 def _readable() -> Iterator[None]:
     try:
         yield
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"The request body cannot be read: {error}.") from error
+    except RecursionError as error:
+        raise BadRequest("The request body cannot be read: it is nested too deeply.") from error
 
 
 def project_id_of(value: Any) -> int | None:
     """`"7.1795176116"` (project and its creation time), `"7"` or `7` -> 7; anything else None."""
-    head = str(value).partition(".")[0] if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    if not isinstance(value, str):
+        return _id(value)
+    head = value.partition(".")[0]
     return int(head) if head.isascii() and head.isdigit() and len(head) < 19 else None
 
 
-def extra_params_of(value: Any) -> dict[str, Any]:
-    """`extra_params` arrives as null, "", JSON text or an object, depending on who stored it."""
-    if isinstance(value, str) and value.strip():
-        try:
-            value = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            return {}
-    return value if isinstance(value, dict) else {}
-
-
 def tasks_of(request: PredictRequest) -> list[Task]:
-    """The request's tasks in order; one that is null or has no data becomes a Task without data, never a gap."""
+    """The request's tasks in order; one that is null or has no data becomes a Task without data, never a gap. An id
+    that is no 64-bit number is None."""
     project_id = project_id_of(request.project)
     return [
         Task(
-            id=item.id if item is not None and isinstance(item.id, int) else None,
+            id=_id(item.id) if item is not None else None,
             data=item.data if item is not None and isinstance(item.data, dict) else {},
             project_id=project_id if project_id is not None or item is None else project_id_of(item.project),
         )
@@ -146,17 +136,18 @@ def tasks_of(request: PredictRequest) -> list[Task]:
 
 
 def media_refs(task: Task, objects: tuple[ObjectTag, ...]) -> list[MediaRef]:
-    """References to everything that `objects` show of this task. A field that is absent gives a reference with an
-    empty URI, so that its absence is an error of this task and not a silence."""
-    refs = []
+    """One reference to each picture that `objects` show of this task, in their order: several may show the same field.
+    A field that is absent gives a reference with an empty URI, so that its absence is an error of this task and not a
+    silence."""
+    refs: dict[MediaKey, MediaRef] = {}
     for tag in objects:
         value = task.data.get(tag.field)
         pages = value if tag.is_list and isinstance(value, list) else [value]
-        refs += [
-            MediaRef(page if isinstance(page, str) else "", MediaKey(tag.field, number), task.id, task.project_id)
-            for number, page in enumerate(pages)
-        ]
-    return refs
+        for index, page in enumerate(pages):
+            key = MediaKey(tag.field, index)
+            if key not in refs or not refs[key].uri:  # a list seen through value="$pages" is no picture
+                refs[key] = MediaRef(page if isinstance(page, str) else "", key, task.id, task.project_id)
+    return list(refs.values())
 
 
 def prompt_of(request: PredictRequest, config: LabelConfig) -> Prompt | None:
@@ -164,7 +155,7 @@ def prompt_of(request: PredictRequest, config: LabelConfig) -> Prompt | None:
     context = (request.params or {}).get("context")
     if not isinstance(context, dict):
         return None
-    result = [item for item in context.get("result") or () if isinstance(item, dict)]
+    result = _objects(context.get("result"))
     return Prompt(
         include=tuple(decode_regions([item for item in result if item.get("is_positive") is not False], config)),
         exclude=tuple(decode_regions([item for item in result if item.get("is_positive") is False], config)),
@@ -175,10 +166,14 @@ def prompt_of(request: PredictRequest, config: LabelConfig) -> Prompt | None:
 
 
 def encode_prediction(prediction: Prediction, label_map: LabelMap, *, task_id: int | None) -> dict[str, Any]:
-    """One item of `results`. Its regions pass Label Studio's own checks (PROTOCOL 5); others are left out."""
+    """One item of `results`. What Label Studio would not take (PROTOCOL 5) is left out. Ids are unique in the item, and
+    the same for the same answer."""
+    result, problems = sendable(_encode_regions(prediction, label_map, task_id), label_map.config)
+    if problems:
+        log.warning("regions are left out of an answer", task=task_id, regions=len(problems), because=problems[0])
     item: dict[str, Any] = {
-        "result": list(_encode_regions(prediction, label_map, task_id)),
-        "score": round(_unit(prediction.score), DECIMALS),
+        "result": result,
+        "score": fraction(prediction.score),
         "model_version": prediction.model,
     }
     if prediction.error is not None:
@@ -195,126 +190,158 @@ def encode_skip(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _encode_regions(prediction: Prediction, label_map: LabelMap, task_id: int | None) -> Iterator[dict[str, Any]]:
-    number = 0
+def _encode_regions(prediction: Prediction, label_map: LabelMap, task_id: int | None) -> list[dict[str, Any]]:
+    """This runs for hundreds of regions a task and thousands of tasks: what many regions share is made once."""
+    result: list[dict[str, Any]] = []
+    pens = _Pens(label_map, prediction.sizes)
+    prefix, lowest = "", label_map.lowest_threshold
     for region in prediction.regions:
-        if isinstance(region.shape, Raw):
-            yield region.shape.result
+        shape, score = region.shape, region.score
+        if type(shape) is Raw:
+            result += _as_sent(shape)
             continue
-        for target in label_map.targets_of(region):
-            if target.object.field != region.media.field:
-                continue
-            number += 1
-            yield from _encode_region(region, target, prediction.sizes, f"{task_id}/{number}")
+        if score is not None and score < lowest:
+            continue
+        for place, (threshold, label, pen) in enumerate(pens.of(region)):
+            if score is None or score >= threshold:
+                prefix = prefix or _id_prefix(prediction, task_id)
+                name = region.id if region.id and place == 0 else f"{prefix}{len(result)}"
+                result += pen.draw(region, label, name)
+    return result
 
 
-def _encode_region(
-    region: Region, target: Target, sizes: Mapping[MediaKey, Size], name: str
-) -> Iterator[dict[str, Any]]:
-    """The results that draw one region: one, or three that share an id for a bare geometry with label and text."""
-    control = target.control
-    size = sizes.get(region.media)
-    geometry = _encode_shape(region.shape, control.tag, size)
-    if geometry is None:
-        return
-    base: dict[str, Any] = {
-        "id": region.id or hashlib.blake2b(name.encode(), digest_size=5).hexdigest(),
-        "to_name": target.object.name,
-    }
-    if size is not None:
-        base |= {"original_width": size.width, "original_height": size.height, "image_rotation": 0}
+def _id_prefix(prediction: Prediction, task_id: int | None) -> str:
+    """From the task and all that is drawn on it: two answers about one picture, as an annotator gets from two clicks of
+    a smart tool, must not name different regions alike."""
+    shapes = [region.shape for region in prediction.regions if type(region.shape) is not Raw]
+    content = msgspec.msgpack.encode((task_id, shapes), enc_hook=float)  # float: numbers may be NumPy's
+    return hashlib.blake2b(content, digest_size=4).hexdigest() + "-"
+
+
+def _as_sent(shape: Raw) -> list[dict[str, Any]]:
+    """Somebody else's result as Label Studio will read it, in a list; nothing where it is not JSON."""
+    try:
+        return [msgspec.json.decode(msgspec.json.encode(shape.result))]
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        log.warning("a result is left out of an answer", because=f"it is not JSON: {error}")
+        return []
+
+
+class _Pen(msgspec.Struct):
+    """Draws regions with one control on one picture. `named` is what all its results say alike; `bare` is who draws the
+    geometry where another control names it, `texts` who takes transcriptions."""
+
+    encode: Encode
+    canvas: Canvas
+    labels_key: str
+    named: dict[str, Any]
+    bare: dict[str, str] | None
+    texts: dict[str, str] | None
+
+    def draw(self, region: Region, label: str | None, name: str) -> list[dict[str, Any]]:
+        """The results that draw one region: one, or up to three that share an id for a bare geometry with label and
+        text; none where nothing is left to draw."""
+        geometry = self.encode(region.shape, self.canvas)
+        if geometry is None:
+            return []
+        item = {**self.named, "id": name, "value": geometry}
+        if region.score is not None:
+            item["score"] = fraction(region.score)
+        items = [item]
+        if self.bare is not None:
+            items.insert(0, {**item, **self.bare, "value": geometry.copy()})
+        if self.texts is not None and region.text is not None:
+            items.append({**item, **self.texts, "value": {**geometry, "text": [region.text]}})
+        if label is not None:
+            geometry[self.labels_key] = [label]
+        return items
+
+
+class _Pens:
+    """The pens for one prediction, each made when the first region needs it."""
+
+    def __init__(self, label_map: LabelMap, sizes: Mapping[MediaKey, Size]) -> None:
+        self._label_map = label_map
+        self._sizes = sizes
+        self._of_class: dict[tuple[str | None, type, MediaKey], list[tuple[float, str | None, _Pen]]] = {}
+        self._of_place: dict[tuple[str, str, str, type, MediaKey], _Pen | None] = {}
+
+    def of(self, region: Region) -> list[tuple[float, str | None, _Pen]]:
+        """Threshold, label and pen for every place where regions of this class, type of shape and picture go."""
+        key = (region.label, type(region.shape), region.media)
+        found = self._of_class.get(key)
+        if found is None:
+            found = self._of_class[key] = [
+                (target.threshold, target.label, pen)
+                for target in self._label_map.targets_for(region.label, type(region.shape))
+                if (pen := self._of_target(target, type(region.shape), region.media)) is not None
+            ]
+        return found
+
+    def _of_target(self, target: Target, shape: type[Shape], media: MediaKey) -> _Pen | None:
+        holder = target.label_control or target.control
+        key = (target.control.name, holder.name, target.object.name, shape, media)
+        if key not in self._of_place:
+            self._of_place[key] = _pen(target, shape, media, self._sizes.get(media))
+        return self._of_place[key]
+
+
+def _pen(target: Target, shape: type[Shape], media: MediaKey, size: Size | None) -> _Pen | None:
+    """None where this cannot be drawn: on another picture, by this control, or on a picture whose size is not known.
+    Two objects may show one field; a page beyond the first is only on those that show a list."""
+    if target.object.field != media.field or (media.page and not target.object.is_list):
+        return None
+    encode = encoder(shape, target.control.tag)
+    has_size = size is not None and size.width > 0 and size.height > 0
+    if encode is None or not (has_size or shape is Whole):
+        return None
+    shared: dict[str, Any] = {"to_name": target.object.name}
+    if size is not None and has_size:
+        shared |= {"original_width": size.width, "original_height": size.height, "image_rotation": 0}
     if target.object.is_list:
-        base["item_index"] = region.media.page
-    if region.score is not None:
-        base["score"] = round(_unit(region.score), DECIMALS)
-    holder = target.label_control or control
-    if target.label_control is not None:
-        yield base | {"from_name": control.name, "type": control.type, "value": geometry}
-    labels = {} if target.label is None else {holder.type: [target.label]}
-    yield base | {"from_name": holder.name, "type": holder.type, "value": geometry | labels}
-    if region.text is not None and target.text_control is not None:
-        text = target.text_control
-        yield base | {"from_name": text.name, "type": "textarea", "value": geometry | {"text": [region.text]}}
+        shared["item_index"] = media.page
+    holder, texts = target.label_control or target.control, target.text_control
+    return _Pen(
+        encode=encode,
+        canvas=Canvas.of(size) if size is not None and has_size else NO_CANVAS,
+        labels_key=holder.type,
+        named=shared | _signed(holder),
+        bare=None if target.label_control is None else _signed(target.control),
+        texts=None if texts is None else _signed(texts),
+    )
 
 
-def _encode_shape(shape: Shape, tag: str, size: Size | None) -> dict[str, Any] | None:
-    """The geometry part of `value`, or None when nothing is left to draw."""
-    if isinstance(shape, Whole):
-        return {}
-    if size is None or size.width <= 0 or size.height <= 0:
-        return None
-    if tag.startswith("Rectangle"):
-        box = shape if isinstance(shape, Box) else bounding_box(shape)
-        return None if box is None else _encode_box(box, size)
-    if tag.startswith("Polygon"):
-        return _encode_polygon(outline_of(shape), size)
-    if tag.startswith("KeyPoint") and isinstance(shape, Point) and _finite(shape.x, shape.y):
-        return {"x": _percent(shape.x, size.width), "y": _percent(shape.y, size.height), "width": 0.5}
-    return None
-
-
-def _encode_box(box: Box, size: Size) -> dict[str, Any] | None:
-    if not _finite(*box.xyxy, box.angle_deg):
-        return None
-    left, top, right, bottom = box.xyxy
-    if box.angle_deg % 360 == 0:
-        left, right = max(0.0, left), min(float(size.width), right)
-        top, bottom = max(0.0, top), min(float(size.height), bottom)
-        x, y = left, top
-    else:
-        x, y = corners(box)[0]
-    width, height = right - left, bottom - top
-    if width <= 0 or height <= 0:
-        return None
-    return {
-        "x": _percent(x, size.width),
-        "y": _percent(y, size.height),
-        "width": _percent(width, size.width),
-        "height": _percent(height, size.height),
-        "rotation": round(box.angle_deg % 360, DECIMALS),
-    }
-
-
-def _encode_polygon(points: tuple[tuple[float, float], ...], size: Size) -> dict[str, Any] | None:
-    if len(points) < 3 or not all(_finite(x, y) for x, y in points):
-        return None
-    return {"points": [[_percent(x, size.width), _percent(y, size.height)] for x, y in points], "closed": True}
-
-
-def _percent(pixels: float, whole: float) -> float:
-    return round(min(max(pixels / whole * 100.0, 0.0), 100.0), DECIMALS)
-
-
-def _finite(*numbers: float) -> bool:
-    return all(map(math.isfinite, numbers))
-
-
-def _unit(score: float) -> float:
-    return min(max(float(score), 0.0), 1.0) if math.isfinite(score) else 0.0
+def _signed(control: Control) -> dict[str, str]:
+    return {"from_name": control.name, "type": control.type}
 
 
 # --- result -> regions ------------------------------------------------------------------------------
 
 
-def decode_regions(result: list[Any], config: LabelConfig) -> list[Region]:
+def decode_regions(result: Any, config: LabelConfig) -> list[Region]:
     """Regions of a stored result, an annotation or a prompt, in pixels.
 
     Results that share an id (geometry, labels, text) become one Region; several labels on one region become one Region
-    each with the same id; what is not understood comes back as `Raw`.
+    each with the same id; what is not understood comes back as `Raw`. Takes whatever JSON brings.
     """
     regions: list[Region] = []
     parts: dict[str, list[dict[str, Any]]] = {}
-    for number, item in enumerate(item for item in result if isinstance(item, dict)):
-        parts.setdefault(str(item.get("id") or f"#{number}"), []).append(item)
+    for index, item in enumerate(_objects(result)):
+        parts.setdefault(_name_of(item) or f"#{index}", []).append(item)
     for items in parts.values():
         regions += _decode_parts(items, config)
     return regions
 
 
+def _name_of(item: dict[str, Any]) -> str | None:
+    name = item.get("id")
+    return str(name) if _id(name) is not None else name if isinstance(name, str) and name else None
+
+
 def _decode_parts(items: list[dict[str, Any]], config: LabelConfig) -> list[Region]:
     try:
         return _decode_known(items, config)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         # Not what this control writes: somebody else's region, which travels through untouched.
         return [Region(Raw(item)) for item in items]
 
@@ -324,40 +351,45 @@ def _decode_known(items: list[dict[str, Any]], config: LabelConfig) -> list[Regi
     if shape is None:
         return [Region(Raw(item)) for item in items]
     first = items[0]
-    labels = [label for item in items for label in item["value"].get(item["type"], ()) if item["type"] != "textarea"]
-    text = next((item["value"]["text"] for item in items if item["type"] == "textarea"), None)
-    tag = config.object_named(first["to_name"])
-    return [
-        Region(
-            shape,
-            label=label,
-            score=next((float(item["score"]) for item in items if item.get("score") is not None), None),
-            text="\n".join(text) if isinstance(text, list) else text,
-            id=first.get("id"),
-            media=MediaKey(tag.field if tag else "", int(first.get("item_index") or 0)),
-        )
-        for label in (labels or [None])
-    ]
+    labels: list[str | None] = [label for i in items if i["type"] != "textarea" for label in _lines(i, i["type"])]
+    texts = next((_lines(item, "text") for item in items if item["type"] == "textarea"), None)
+    tag = config.objects_by_name.get(_text(first["to_name"]))
+    media = MediaKey(tag.field if tag else "", _page(first.get("item_index")))
+    score = next((known for item in items if (known := _score(item)) is not None), None)
+    text = None if texts is None else "\n".join(texts)
+    name = _name_of(first)
+    return [Region(shape, label=label, score=score, text=text, id=name, media=media) for label in labels or [None]]
 
 
 def _decode_shape(item: dict[str, Any]) -> Shape | None:
     kind, value = item["type"], item["value"]
     if kind == "choices" or (kind == "textarea" and "x" not in value and "points" not in value):
         return Whole()
-    width, height = item["original_width"] / 100.0, item["original_height"] / 100.0
-    if "points" in value:
-        return Polygon(tuple((float(x) * width, float(y) * height) for x, y in value["points"]))
-    if kind.startswith("keypoint"):
-        return Point(value["x"] * width, value["y"] * height)
-    if kind.startswith(("rectangle", "labels", "textarea")) and "width" in value and "height" in value:
-        return _decode_box(value, width, height)
-    return None
+    return decode_shape(kind, value, (item["original_width"], item["original_height"]))
 
 
-def _decode_box(value: dict[str, Any], width: float, height: float) -> Box:
-    x, y, w, h = value["x"] * width, value["y"] * height, value["width"] * width, value["height"] * height
-    angle = float(value.get("rotation") or 0.0)
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    # the centre lies half a diagonal away from the pivot, turned with the box
-    cx, cy = x + (w * cos - h * sin) / 2, y + (w * sin + h * cos) / 2
-    return Box((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), angle)
+def _lines(item: dict[str, Any], key: str) -> list[str]:
+    """A list of texts in the item's value; one text alone is a list of one, none is empty. Raises TypeError."""
+    value = item["value"].get(key)
+    return [_text(value)] if isinstance(value, str) else [_text(line) for line in value or ()]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
+
+
+def _page(value: Any) -> int:
+    page = number(value) if value is not None else 0.0
+    if page < 0 or page != int(page):
+        raise ValueError("no page")
+    return int(page)
+
+
+def _score(item: dict[str, Any]) -> float | None:
+    """A score that is no number says nothing, and the region is as good as without it."""
+    try:
+        return number(item.get("score"))
+    except (TypeError, ValueError):
+        return None
