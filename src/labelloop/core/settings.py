@@ -256,7 +256,10 @@ class Settings(BaseModel):
         30.0, gt=0, validation_alias=_names("media_timeout_s"), description="Time for one download as a whole."
     )
     media_workers: int = Field(
-        4, ge=1, validation_alias=_names("media_workers"), description="Downloads and decodings at a time."
+        12,
+        ge=2,
+        validation_alias=_names("media_workers"),
+        description="Downloads at a time; a third is kept for people.",
     )
 
     @field_validator("host")
