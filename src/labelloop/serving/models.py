@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import sqlalchemy as sa
 import structlog
 
 from labelloop.core import plugins
@@ -16,7 +17,9 @@ from labelloop.engines.base import Engine, EngineFactory, EngineOptions, cpu_thr
 from labelloop.store.artifacts import Artifacts
 from labelloop.store.db import open_database
 from labelloop.store.events import Events
+from labelloop.store.jobs import Jobs
 from labelloop.store.registry import ModelVersion, Registry
+from labelloop.store.workers import Workers
 
 log = structlog.get_logger(__name__)
 
@@ -24,13 +27,17 @@ log = structlog.get_logger(__name__)
 class Store(NamedTuple):
     registry: Registry
     events: Events
+    workers: Workers
+    jobs: Jobs
+    engine: sa.Engine
 
 
 def open_store(settings: Settings) -> Store:
     """Open (create, migrate) the store that `settings` name."""
     engine = open_database(settings)
     url = settings.artifacts_url or str(settings.home / "models")
-    return Store(Registry(engine, Artifacts(url, cache=settings.home / "cache" / "models")), Events(engine))
+    registry, workers = Registry(engine, Artifacts(url, cache=settings.home / "cache" / "models")), Workers(engine)
+    return Store(registry, Events(engine), workers, Jobs(engine, workers), engine)
 
 
 def open_registry(settings: Settings) -> Registry:
