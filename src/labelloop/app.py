@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, NamedTuple
 
 import structlog
@@ -20,6 +20,8 @@ from labelloop.http.edge import Edge
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
 from labelloop.http.protocol import Protocol
+from labelloop.jobs.open import Loop, Opener
+from labelloop.jobs.worker import Worker
 from labelloop.media.load import MediaLoader
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import Store, add_model, add_models_dir, default_model, load_engine, open_store
@@ -53,13 +55,50 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
         add_models_dir(store.registry, settings.models_dir, settings)
     default = default_model(store.registry, model, settings) if model else None
     metrics = Metrics()
-    slots = Slots(
+    slots = _slots(settings, store, metrics, load)
+    projects = Projects(settings, store.registry, slots, default=default)
+    origins = Origins(settings, store.registry.connections, trust_setup=is_private(settings))
+    media, predictor = _path(settings, store, metrics, slots, origins)
+    return Parts(store, metrics, slots, projects, origins, media, predictor)
+
+
+@contextlib.contextmanager
+def open_worker(settings: Settings, *, load: Load | None = None) -> Iterator[Worker]:
+    """A worker with a prediction path of its own and no server. `load` as in `assemble`."""
+    from labelloop.jobs.durable import Durable, url_of  # a second and a half that only workers need
+
+    store = open_store(settings)
+    metrics = Metrics()
+    slots = _slots(settings, store, metrics, load)
+    origins = Origins(settings, store.registry.connections, trust_setup=True)
+    media, predictor = _path(settings, store, metrics, slots, origins)
+    with Loop() as loop:
+        opener = Opener(settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop)
+        url = url_of(settings.database_url, settings.home)
+        try:
+            yield Worker(
+                store.jobs,
+                store.workers,
+                opener.open,
+                lambda name, step: Durable(url, worker=name, step=step),
+            )
+        finally:
+            predictor.close()
+            slots.close()
+            media.close()
+
+
+def _slots(settings: Settings, store: Store, metrics: Metrics, load: Load | None) -> Slots:
+    return Slots(
         load or (lambda version: load_engine(store.registry, settings, version)),
         limit=settings.max_loaded,
         metrics=metrics,
     )
-    projects = Projects(settings, store.registry, slots, default=default)
-    origins = Origins(settings, store.registry.connections, trust_setup=is_private(settings))
+
+
+def _path(
+    settings: Settings, store: Store, metrics: Metrics, slots: Slots, origins: Origins
+) -> tuple[MediaLoader, Predictor]:
     media_metrics = MediaMetrics(metrics)
     media = MediaLoader(settings, origins.of, observe=media_metrics.observe)
     predictor = Predictor(
@@ -71,7 +110,7 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
         media_workers=settings.media_workers,
         queue_limit=settings.queue_limit,
     )
-    return Parts(store, metrics, slots, projects, origins, media, predictor)
+    return media, predictor
 
 
 def create_app(settings: Settings, parts: Parts) -> ASGIApp:

@@ -9,9 +9,12 @@ import typer
 from labelloop.cli.connect import connect
 from labelloop.cli.demo import demo
 from labelloop.cli.doctor import doctor
+from labelloop.cli.jobs import app as jobs_app
 from labelloop.cli.models import app as models_app
+from labelloop.cli.prelabel import prelabel
 from labelloop.cli.runtimes import app as runtimes_app
 from labelloop.cli.serve import serve
+from labelloop.cli.worker import worker
 from labelloop.core.errors import LabelloopError
 
 app = typer.Typer(
@@ -45,6 +48,9 @@ app.command()(serve)
 app.command()(connect)
 app.command()(doctor)
 app.command()(demo)
+app.command()(prelabel)
+app.command()(worker)
+app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(runtimes_app, name="runtimes")
 

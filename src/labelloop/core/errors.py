@@ -169,3 +169,22 @@ class RuntimeSetupError(LabelloopError):
     """An isolated interpreter (Label Studio's, OpenMMLab's) could not be made or started."""
 
     code = "runtime-setup"
+
+
+# --- jobs -------------------------------------------------------------------------------------------
+
+
+class JobError(LabelloopError):
+    """A background job cannot be found, started or continued."""
+
+    code = "job"
+
+
+class JobNotFound(JobError):
+    code = "job-not-found"
+
+
+class JobLost(JobError):
+    """Another worker took this job over: it believed that we were dead."""
+
+    code = "job-lost"

@@ -262,6 +262,28 @@ class Settings(BaseModel):
         description="Downloads at a time; a third is kept for people.",
     )
 
+    # jobs
+    patience_s: float = Field(
+        86_400.0,
+        gt=0,
+        validation_alias=_names("patience_s"),
+        description="How long a job waits for a Label Studio that is away before it gives up; it can be resumed then.",
+    )
+    import_settle_s: float = Field(
+        10.0,
+        ge=0,
+        validation_alias=_names("import_settle_s"),
+        description="How long an import whose answer was lost may still be at work inside Label Studio.",
+    )
+
+    import_size: int = Field(
+        500,
+        ge=1,
+        le=500,
+        validation_alias=_names("import_size"),
+        description="Most predictions in one import of a job; less where a proxy limits request bodies.",
+    )
+
     @field_validator("host")
     @classmethod
     def _can_be_listened_on(cls, value: str) -> str:

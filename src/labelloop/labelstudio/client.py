@@ -344,6 +344,14 @@ class Client:
         """The stored predictions of one task, all versions. Asks no backend."""
         return self._ask("GET", "/api/predictions", list[dict[str, Any]], params={"task": task_id})
 
+    def delete_prediction(self, prediction_id: int) -> None:
+        """Gone already is as good as deleted."""
+        try:
+            self._ask("DELETE", f"/api/predictions/{prediction_id}", type(None))
+        except LabelStudioRejected as error:
+            if error.status != 404:
+                raise
+
     def retrieve_predictions(self, project_id: int, task_ids: Sequence[int] = ()) -> int:
         """The Data Manager's "Retrieve Predictions"; no ids means all tasks. Returns how many tasks were asked about:
         Label Studio says so even when the backend failed and nothing was stored."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import sqlalchemy as sa
 import structlog
 
 from labelloop.core import plugins
@@ -18,7 +19,9 @@ from labelloop.engines.base import Engine, EngineFactory, EngineOptions, cpu_thr
 from labelloop.store.artifacts import Artifacts
 from labelloop.store.db import open_database
 from labelloop.store.events import Events
+from labelloop.store.jobs import Jobs
 from labelloop.store.registry import ModelVersion, Registry, parse_number
+from labelloop.store.workers import Workers
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +29,9 @@ log = structlog.get_logger(__name__)
 class Store(NamedTuple):
     registry: Registry
     events: Events
+    workers: Workers
+    jobs: Jobs
+    engine: sa.Engine
 
 
 def open_store(settings: Settings) -> Store:
@@ -34,7 +40,8 @@ def open_store(settings: Settings) -> Store:
     url = settings.artifacts_url or str(settings.home / "models")
     artifacts = Artifacts(url, cache=settings.home / "cache" / "models")
     artifacts.sweep()
-    return Store(Registry(engine, artifacts), Events(engine))
+    registry, workers = Registry(engine, artifacts), Workers(engine)
+    return Store(registry, Events(engine), workers, Jobs(engine, workers), engine)
 
 
 def open_registry(settings: Settings) -> Registry:

@@ -141,22 +141,30 @@ class Projects:
         return slot is not None and slot.state == "ready"
 
     def _build(self, version: ModelVersion, config_xml: str) -> View:
-        config = parse_config(config_xml)
-        card = version.card
-        threshold = self._threshold if self._threshold is not None else card.score_threshold
-        label_map = build_label_map(
-            config, named(card.labels), task=card.task, threshold=threshold, aliases=self._aliases
+        return build_view(version, config_xml, threshold=self._threshold, aliases=self._aliases)
+
+
+def build_view(version: ModelVersion, config_xml: str, *, threshold: float | None, aliases: Mapping[str, str]) -> View:
+    """One version seen through a label config; `threshold` None takes the model card's. Raises LabelConfigError."""
+    config = parse_config(config_xml)
+    card = version.card
+    label_map = build_label_map(
+        config,
+        named(card.labels),
+        task=card.task,
+        threshold=threshold if threshold is not None else card.score_threshold,
+        aliases=aliases,
+    )
+    if label_map.unmapped:
+        log.warning(
+            "classes of the model map to nothing in the label config",
+            model=version.id,
+            classes=list(label_map.unmapped[:20]),
+            more=max(0, len(label_map.unmapped) - 20),
+            fix='add <Label value="…" predicted_values="CLASS"/> or a labels file',
         )
-        if label_map.unmapped:
-            log.warning(
-                "classes of the model map to nothing in the label config",
-                model=version.id,
-                classes=list(label_map.unmapped[:20]),
-                more=max(0, len(label_map.unmapped) - 20),
-                fix='add <Label value="…" predicted_values="CLASS"/> or a labels file',
-            )
-        mark = hashlib.sha256(f"{version.digest}/{label_map.fingerprint}".encode()).hexdigest()[:8]
-        return View(version, config, label_map, f"{version.id}.{mark}")
+    mark = hashlib.sha256(f"{version.digest}/{label_map.fingerprint}".encode()).hexdigest()[:8]
+    return View(version, config, label_map, f"{version.id}.{mark}")
 
 
 def _shows(view: View | None, version: ModelVersion | None) -> bool:

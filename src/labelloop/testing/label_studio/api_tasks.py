@@ -37,6 +37,7 @@ class TasksApi:
             Call(["POST"], "/api/projects/{project:int}/import", self._import),
             Call(["POST"], "/api/projects/{project:int}/import/predictions", self._import_predictions),
             Call(["GET", "POST"], "/api/predictions", self._predictions),
+            Call(["DELETE"], "/api/predictions/{prediction:int}", self._delete_prediction),
             Call(["POST"], "/api/dm/actions", self._action),
             Call(["GET"], "/data/upload/{project:int}/{name}", self._upload),
             Call(["GET"], "/data/local-files/", self._local_file),
@@ -184,6 +185,11 @@ class TasksApi:
         task = self._find(body.get("task"))
         body["result"] = body["result"] if isinstance(body.get("result"), list) else None
         return 201, self._state.add_prediction(task, body, touch=True)
+
+    def _delete_prediction(self, ask: Ask) -> Any:
+        if not self._state.remove_prediction(ask.ids["prediction"]):
+            raise Refused(404, "No Prediction matches the given query.")
+        return 204, None
 
     def _action(self, ask: Ask) -> Any:
         """`retrieve_tasks_predictions` (always 200) and `next_task` (ordered, ignores locks)."""

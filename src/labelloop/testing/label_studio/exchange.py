@@ -70,7 +70,15 @@ class Call:
     public: bool = False
 
 
-def route(call: Call, tokens: Tokens, log: Callable[[Ask, str], None]) -> Route:
+Around = Callable[[Ask, str, Callable[[], Response]], Response]
+"""Stands between a request (and its path) and its handler; the third argument answers as usual."""
+
+
+def undisturbed(_ask: Ask, _path: str, answer: Callable[[], Response]) -> Response:
+    return answer()
+
+
+def route(call: Call, tokens: Tokens, log: Callable[[Ask, str], None], around: Callable[[], Around]) -> Route:
     """Authenticate, run, and turn Refused into Label Studio's error body; anything else is its 500."""
 
     def answer(ask: Ask) -> Response:
@@ -88,7 +96,7 @@ def route(call: Call, tokens: Tokens, log: Callable[[Ask, str], None]) -> Route:
             request.method, request.path_params, dict(request.query_params), dict(request.headers), await request.body()
         )
         log(ask, request.url.path)
-        return await run_in_threadpool(answer, ask)
+        return await run_in_threadpool(around(), ask, request.url.path, lambda: answer(ask))
 
     return Route(call.path, endpoint, methods=list(call.methods))
 

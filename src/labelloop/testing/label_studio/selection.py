@@ -54,15 +54,19 @@ def _passes(state: State, task: Task, item: dict[str, Any]) -> bool:
     column = item["filter"].removeprefix("filter:tasks:")
     name, wanted = item["operator"], item["value"]
     value = _value(state, task, column)
+    if value is None:
+        return bool(name.startswith("not_"))
     if name in ("contains", "not_contains"):
         has: bool = any(str(part) in value for part in (wanted if isinstance(wanted, list) else [wanted]))
         return has is (name == "contains")
-    if value is None:
-        return False
     return bool(_COMPARE[name](value, wanted))
 
 
 def _value(state: State, task: Task, column: str) -> Any:
+    if column == "id":
+        return task.id
+    if column.startswith("data."):
+        return task.data.get(column.removeprefix("data."))
     if column == "predictions_score":
         return predictions_score(state, task)
     if column == "predictions_model_versions":

@@ -12,7 +12,7 @@ from starlette.routing import Mount
 from labelloop.testing.label_studio.api_ml import MlApi
 from labelloop.testing.label_studio.api_projects import ProjectsApi
 from labelloop.testing.label_studio.api_tasks import TasksApi
-from labelloop.testing.label_studio.exchange import Ask, Call, route
+from labelloop.testing.label_studio.exchange import Around, Ask, Call, route, undisturbed
 from labelloop.testing.label_studio.outgoing import Outgoing, Timeouts
 from labelloop.testing.label_studio.rows import list_task_row
 from labelloop.testing.label_studio.state import State
@@ -42,6 +42,9 @@ class FakeLabelStudio:
     invalid predictions that vanish from a bulk import, 404 beyond the last page, 500 for a missing upload. The two
     address switches are off here because tests live on loopback; turn `block_backends` (ML_BLOCK_LOCAL_IP) and
     `block_webhooks` (SSRF_PROTECTION_ENABLED) on to get the shipped defaults. `sub_path` serves it below a path.
+
+    Assign `around` to make trouble: it is called with the request, its path and a function that answers as usual, and
+    returns what the client gets. So it can refuse, wait, or do the work and lose the answer, as a proxy would.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class FakeLabelStudio:
     ) -> None:
         self._offset_s = 0.0
         self.requests: list[Seen] = []
+        self.around: Around = undisturbed
         self.state = State(self.clock)
         self.tokens = Tokens(self.clock, legacy_api_tokens_enabled=legacy_tokens)
         self.outgoing = Outgoing(
@@ -72,7 +76,7 @@ class FakeLabelStudio:
         tasks = TasksApi(self.state, projects, self.outgoing)
         calls = [*projects.calls(), *MlApi(self.state, projects, self.outgoing).calls(), *tasks.calls()]
         calls.append(Call(["GET"], "/presigned/{uri:path}", tasks.presigned, public=True))
-        routes = [route(call, self.tokens, self._note) for call in calls]
+        routes = [route(call, self.tokens, self._note, lambda: self.around) for call in calls]
         return Starlette(routes=[Mount(sub_path, routes=routes)] if sub_path else routes)
 
     # --- life ---------------------------------------------------------------------------------------

@@ -175,6 +175,16 @@ class State:
             task.updated_s = now
         return row
 
+    def remove_prediction(self, prediction_id: int) -> bool:
+        """False when there is none."""
+        with self.lock:
+            for rows in self.predictions.values():
+                for row in rows:
+                    if row["id"] == prediction_id:
+                        rows.remove(row)
+                        return True
+        return False
+
     def add_annotation(self, task: Task, item: dict[str, Any]) -> dict[str, Any]:
         now = timestamp(self.clock())
         row = {

@@ -1,0 +1,142 @@
+"""`labelloop prelabel`: predictions for a whole project, in the background."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from labelloop.core.settings import Settings
+    from labelloop.labelstudio.client import Client
+    from labelloop.serving.models import Store
+    from labelloop.store.jobs import Job, Options, Work
+
+
+def prelabel(
+    project: str = typer.Argument(help="Id or title of the project in Label Studio."),
+    model: str = typer.Option(
+        None, help="NAME, NAME@VERSION, an ONNX file, or 'ocr'.  [default: the model that serves the project]"
+    ),
+    only_missing: bool = typer.Option(
+        True,
+        "--only-missing/--all",
+        help="Tasks without a prediction of this version, or all: then earlier predictions of it are replaced.",
+    ),
+    filters: list[str] = typer.Option(
+        [], "--filter", help="Only tasks where, for instance, total_annotations=0 or data.city~Oslo; may be repeated."
+    ),
+    limit: int = typer.Option(None, min=1, help="At most this many tasks."),
+    url: str = typer.Option(None, help="Address of Label Studio, with its sub-path.  [env: LABEL_STUDIO_URL]"),
+    token: str = typer.Option(None, help="Personal access token or legacy token.  [env: LABEL_STUDIO_API_KEY]"),
+    foreground: bool = typer.Option(False, "--foreground", help="Run it in this process instead of a worker."),
+    detach: bool = typer.Option(False, "--detach", "-d", help="Start it and return at once."),
+) -> None:
+    """Pre-annotate PROJECT. Ctrl-C leaves the job running; it survives crashes and a Label Studio that is away."""
+    from labelloop.cli.connect import label_studio
+    from labelloop.cli.report import console
+    from labelloop.core.settings import read_settings
+    from labelloop.labelstudio.client import Client
+    from labelloop.labelstudio.filters import parse_filters
+    from labelloop.serving.models import open_store
+    from labelloop.store.jobs import Options
+
+    settings = read_settings(label_studio_url=url, label_studio_token=token)
+    store = open_store(settings)
+    options = Options(only_missing=only_missing, filters=parse_filters(filters), limit=limit)
+    address, key = label_studio(settings, store.registry)
+    with Client(address, key) as client:
+        work = work_of(client, settings, store, project, model, options)
+    store.registry.save_connection(address, key)  # the worker needs it, and may be another process
+    out = console()
+    job, new = store.jobs.create(work)
+    if not new:
+        out.print(f"Job {job.id} does this already.", markup=False)
+    if foreground:
+        run_here(settings, store, job, out)
+    elif detach:
+        ensure_worker(settings, store)
+        out.print(f"Job {job.id} is queued. See: labelloop jobs show {job.id}", markup=False)
+    else:
+        attach(settings, store, job, out)
+
+
+def work_of(
+    client: Client, settings: Settings, store: Store, project: str, model: str | None, options: Options
+) -> Work:
+    """What the job is about: the model version is settled now, and does not change while it runs."""
+    from labelloop.labelstudio.filters import query_of
+    from labelloop.labelstudio.labelmap import read_labels_file
+    from labelloop.serving.models import default_model
+    from labelloop.serving.projects import build_view, unassigned
+    from labelloop.store.jobs import Work
+
+    found = client.find_project(project)
+    if options.filters:  # a column that does not exist is a 500, which the job would take for an outage
+        client.tasks(found.id, page_size=1, include=("id",), query=query_of((), filters=options.filters))
+    spec = default_model(store.registry, model, settings) if model else None
+    catalogue = store.registry.catalogue()
+    version = catalogue.find(spec) if spec else catalogue.of_project(found.id)
+    if version is None:
+        raise unassigned(found.id)
+    aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
+    view = build_view(version, found.label_config, threshold=settings.score_threshold, aliases=aliases)
+    return Work(client.base_url, found.id, version.id, view.name, options)
+
+
+def ensure_worker(settings: Settings, store: Store) -> None:
+    """Start one in the background unless one lives."""
+    from labelloop.cli.worker import start_in_background
+
+    if not store.workers.any_alive():
+        start_in_background(settings)
+
+
+def attach(settings: Settings, store: Store, job: Job, out: Console) -> None:
+    """Show a job until it ends or Ctrl-C. The exit status is 0 when all is done, 1 when tasks or the job failed."""
+    from labelloop.cli.watching import watch
+
+    out.print(f"Job {job.id}. Ctrl-C leaves it running.", markup=False)
+    try:
+        ended = watch(store.jobs, store.engine, job.id, out, ensure_worker=lambda: ensure_worker(settings, store))
+    except KeyboardInterrupt:
+        out.print(f"\nJob {job.id} goes on in the background.", markup=False)
+        out.print(f"  look again: labelloop jobs show {job.id} --follow", markup=False)
+        out.print(f"  end it:     labelloop jobs cancel {job.id}", markup=False)
+        return
+    finish(ended, store, out)
+
+
+def run_here(settings: Settings, store: Store, job: Job, out: Console) -> None:
+    """Run jobs in this process until none is left; Ctrl-C stops."""
+    import threading
+
+    from labelloop.app import open_worker
+    from labelloop.cli.watching import watch
+    from labelloop.cli.worker import prepare_process
+
+    prepare_process(settings)
+    with open_worker(settings) as worker:
+        thread = threading.Thread(target=worker.run, name="worker", daemon=True)
+        thread.start()
+        try:
+            ended = watch(store.jobs, store.engine, job.id, out, ensure_worker=lambda: None)
+        except KeyboardInterrupt:
+            out.print(f"\nStopped. Go on with: labelloop jobs resume {job.id}", markup=False)
+            raise typer.Exit(130) from None
+        finally:
+            worker.stop()
+            thread.join()
+    finish(ended, store, out)
+
+
+def finish(job: Job, store: Store, out: Console) -> None:
+    """Say how it ended, in words and as the exit status."""
+    from labelloop.cli.watching import summarise
+    from labelloop.store.pages import progress
+
+    summarise(job, store.engine, out)
+    if job.state != "done" or progress(store.engine, job.id).failed:
+        raise typer.Exit(1)

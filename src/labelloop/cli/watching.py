@@ -1,0 +1,106 @@
+"""A job on a terminal: a bar with tasks per second, failures and the time left; and how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from labelloop.store.jobs import Job, Jobs
+from labelloop.store.pages import failures, progress
+
+LOOK_S = 0.25
+_SHOWN = 10
+_PATIENCE_S = 3.0
+"""A job that nobody runs for this long gets a worker of ours."""
+
+
+def watch(jobs: Jobs, engine: sa.Engine, job_id: str, console: Console, *, ensure_worker: Callable[[], None]) -> Job:
+    """Show a job until it ends; returns it. `ensure_worker` is called while nobody runs it."""
+    bar = Progress(
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("[red]{task.fields[failed]}[/]"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        shown = bar.add_task("", total=None, rate="", failed="")
+        return _follow(jobs, engine, job_id, bar, shown, console, ensure_worker)
+
+
+def _follow(
+    jobs: Jobs,
+    engine: sa.Engine,
+    job_id: str,
+    bar: Progress,
+    shown: TaskID,
+    console: Console,
+    ensure_worker: Callable[[], None],
+) -> Job:
+    at_start, begun, idle_since, line = progress(engine, job_id).done, time.monotonic(), time.monotonic() - 60, 0
+    lines = jobs.lines(job_id)
+    line = lines[-1].id if lines else 0
+    while True:
+        job, now = jobs.get(job_id), progress(engine, job_id)
+        for entry in jobs.lines(job_id, after=line):
+            line = entry.id
+            if entry.level != "info":
+                console.print(f"[yellow]{escape(entry.text)}[/]")
+        done, seconds = now.done - at_start, time.monotonic() - begun
+        rate = f"{done / seconds:.1f} tasks/s" if done else ""
+        failed = f"{now.failed} failed" if now.failed else ""
+        bar.update(shown, completed=now.done, total=job.total, rate=rate, failed=failed, description=_doing(job))
+        if job.ended:
+            return job
+        if job.owner is None and time.monotonic() - idle_since > _PATIENCE_S:
+            ensure_worker()
+            idle_since = time.monotonic()
+        time.sleep(LOOK_S)
+
+
+def _doing(job: Job) -> str:
+    if job.cancelling:
+        return "stops after this page"
+    return "waits for a worker" if job.owner is None else ""
+
+
+def summarise(job: Job, engine: sa.Engine, console: Console) -> None:
+    """How a job stands: counts, and why tasks failed."""
+    now = progress(engine, job.id)
+    colour = {"done": "green", "failed": "red", "cancelled": "yellow"}.get(job.state, "cyan")
+    of = f" of {job.total}" if job.total and job.total != now.done else ""
+    parts = [f"{now.stored}{of} predictions of {job.version} stored in project {job.project_id}"]
+    parts += [f"{now.failed} tasks failed"] * bool(now.failed)
+    parts += [f"{now.skipped} were deleted or predicted by others meanwhile"] * bool(now.skipped)
+    console.print(f"[{colour}]{job.state}[/] {escape(', '.join(parts))}.")
+    if job.error:
+        console.print(f"[red]{escape(job.error)}[/]")
+    if not now.failed:
+        return
+    found = failures(engine, job.id)
+    for code, count in Counter(failure.code for failure in found).most_common():
+        console.print(f"  {count} x {code}", markup=False)
+    for failure in found[:_SHOWN]:
+        console.print(f"    task {failure.task_id}: {failure.message}", markup=False)
+    if len(found) > _SHOWN:
+        console.print(f"    … and {len(found) - _SHOWN} more: labelloop jobs show {job.id} --failed")
+    console.print(f"  → labelloop jobs resume {job.id} --failed", markup=False)

@@ -1,0 +1,176 @@
+"""From the row of a job to a Preannotation that can run: credentials, the model, the project as it is now."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+import structlog
+
+from labelloop.core.errors import JobError, LabelConfigError, ModelFailed, Overloaded
+from labelloop.core.regions import Prediction
+from labelloop.core.settings import Settings
+from labelloop.core.tasks import Task
+from labelloop.jobs.patience import Cancelled, Patience
+from labelloop.jobs.preannotate import Preannotation, Predict
+from labelloop.labelstudio.client import Client
+from labelloop.labelstudio.labelmap import read_labels_file
+from labelloop.serving.origins import Origins
+from labelloop.serving.predict import Predictor
+from labelloop.serving.projects import View, build_view
+from labelloop.serving.slots import Slots
+from labelloop.serving.stage import Priority
+from labelloop.store.jobs import Job, Jobs
+from labelloop.store.pages import Pages
+from labelloop.store.registry import Registry
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+DEADLINE_S = 3600.0
+"""For one page. Nobody waits; it only ends what would never end."""
+
+
+class Loop(AbstractContextManager["Loop"]):
+    """An event loop in a thread of its own: the prediction path is asynchronous, jobs are not."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="jobs-loop", daemon=True)
+
+    def __enter__(self) -> Loop:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine; the calling thread waits."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+class Opener:
+    """Makes jobs runnable with the parts of one process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: sa.Engine,
+        jobs: Jobs,
+        registry: Registry,
+        slots: Slots,
+        predictor: Predictor,
+        origins: Origins,
+        loop: Loop,
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._jobs = jobs
+        self._registry = registry
+        self._slots = slots
+        self._predictor = predictor
+        self._origins = origins
+        self._loop = loop
+        self._aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
+
+    def open(self, job: Job, *, worker: str, check: Callable[[], None]) -> tuple[Preannotation, Client]:
+        """Raises LabelloopError when the job cannot run: no token, another label config, a model that does not load.
+        `check` raises when this process ends."""
+        tell = self._teller(job)
+        patience = Patience(self._settings.patience_s, check=self._checker(job, check), tell=tell)
+        client = self._client(job)
+        try:
+            view = self._view(job, patience(lambda: client.project(job.project_id)).label_config)
+            self._warm(view)
+            work = Preannotation(
+                job,
+                client=client,
+                pages=Pages(self._engine, job.id, owner=worker),
+                view=view,
+                predict=self._predict(view),
+                patience=patience,
+                expect=lambda total: self._jobs.expect(job.id, total),
+                tell=tell,
+                import_size=self._settings.import_size,
+                settle_s=self._settings.import_settle_s,
+            )
+        except BaseException:
+            client.close()
+            raise
+        return work, client
+
+    def _teller(self, job: Job) -> Callable[[str, str], None]:
+        def tell(level: str, text: str) -> None:
+            getattr(log, level)(text, job=job.id, project=job.project_id)
+            self._jobs.tell(job.id, level, text)
+
+        return tell
+
+    def _checker(self, job: Job, check: Callable[[], None]) -> Callable[[], None]:
+        def checked() -> None:
+            check()
+            if self._jobs.get(job.id).cancelling:
+                raise Cancelled
+
+        return checked
+
+    def _client(self, job: Job) -> Client:
+        own = self._settings.label_studio_token.get_secret_value()
+        token = own if self._settings.label_studio_url in ("", job.label_studio) else ""
+        token = token or dict(reversed(self._registry.connections())).get(job.label_studio, "")
+        if not token:
+            hint = "Set LABEL_STUDIO_API_KEY, or run labelloop connect; then: labelloop jobs resume " + job.id
+            raise JobError(f"There is no token for {job.label_studio}.", hint=hint)
+        # The pictures of this project are fetched from the same Label Studio.
+        self._origins.reload()
+        self._origins.remember(job.project_id, job.label_studio, token)
+        return Client(job.label_studio, token)
+
+    def _view(self, job: Job, label_config: str) -> View:
+        version = self._registry.catalogue().find(job.model)
+        view = build_view(version, label_config, threshold=self._settings.score_threshold, aliases=self._aliases)
+        if view.name != job.version:
+            raise LabelConfigError(
+                f"The label config, the threshold or the labels file changed: predictions would now carry the version "
+                f"{view.name}, and this job stores {job.version}.",
+                hint=f"Start a new job: labelloop prelabel {job.project_id}",
+            )
+        return view
+
+    def _warm(self, view: View) -> None:
+        """Load the model before tasks are read: without it each of them would fail."""
+        engine, _ = self._slots.ensure(view.version).loaded.result()
+        self._slots.trim([view.version])
+        if engine.wants != "nothing" and not view.label_map.fields:
+            raise LabelConfigError(
+                f"No class of {view.version.id} maps to a label of this project.",
+                hint='Add predicted_values="CLASS" to a <Label>, or give a labels file; see labelloop doctor.',
+            )
+
+    def _predict(self, view: View) -> Predict:
+        async def page(tasks: Sequence[Task]) -> list[Prediction]:
+            while True:
+                try:
+                    return await self._predictor.predict(tasks, view, priority=Priority.BULK, deadline_s=DEADLINE_S)
+                except Overloaded as busy:  # people first
+                    await asyncio.sleep(busy.retry_after_s)
+
+        def predict(tasks: Sequence[Task]) -> list[Prediction]:
+            begun = time.monotonic()
+            found = self._loop.run(page(tasks))
+            if all(one.error and one.error.code == ModelFailed.code and one.error.retry for one in found):
+                first = found[0].error
+                raise ModelFailed(first.message if first else "")  # the model was lost, not the tasks
+            log.debug("page predicted", tasks=len(tasks), seconds=round(time.monotonic() - begun, 2))
+            return found
+
+        return predict

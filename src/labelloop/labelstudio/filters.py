@@ -1,0 +1,98 @@
+"""Filters of the Data Manager: which tasks a call is about (PROTOCOL 6.2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from labelloop.core.errors import LabelStudioError
+
+Filters = Mapping[str, Any]
+"""`{"conjunction": "and" | "or", "items": [...]}`."""
+
+_OPERATORS = {
+    "!=": "not_equal",
+    ">=": "greater_or_equal",
+    "<=": "less_or_equal",
+    "!~": "not_contains",
+    "=": "equal",
+    ">": "greater",
+    "<": "less",
+    "~": "contains",
+}
+_EXPRESSION = re.compile(r"\s*(?:tasks:)?([\w.$-]+)\s*(!=|>=|<=|!~|=|>|<|~)\s*(.*?)\s*")
+_LISTS = ("predictions_model_versions",)
+
+
+class BadFilter(LabelStudioError):
+    code = "bad-filter"
+
+
+def item(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
+    """One condition, in Label Studio's words."""
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+def without_version(version: str) -> dict[str, Any]:
+    """Tasks without a prediction of this version. Label Studio compares parts of names: a task with a prediction of
+    "big-cars@1" has one of "cars@1" as well."""
+    return item("predictions_model_versions", "not_contains", "List", [version])
+
+
+def after(task_id: int) -> dict[str, Any]:
+    """Tasks with a greater id. It comes first in a filter: it is the cheapest to check."""
+    return item("id", "greater", "Number", task_id)
+
+
+def query_of(conditions: Sequence[Mapping[str, Any]], *, filters: Filters | None = None) -> dict[str, Any]:
+    """The `query` of a task list in the order of ids: all `conditions`, and `filters`. Raises BadFilter for filters
+    joined by "or", which Label Studio cannot nest."""
+    own = list(filters["items"]) if filters else []
+    if filters and filters.get("conjunction", "and") != "and" and len(own) > 1:
+        raise BadFilter('Conditions joined by "or" cannot be used here.', hint="Run one job per condition.")
+    return {"filters": {"conjunction": "and", "items": [*conditions, *own]}, "ordering": ["tasks:id"]}
+
+
+def chosen(task_ids: Sequence[int]) -> dict[str, Any]:
+    """The `query` that means exactly these tasks. They travel in the address: send about a hundred at a time."""
+    return {"selectedItems": {"all": False, "included": list(task_ids)}, "ordering": ["tasks:id"]}
+
+
+def parse_filters(expressions: Sequence[str]) -> Filters | None:
+    """`COLUMN OPERATOR VALUE` with = != < <= > >= ~ (contains) !~, or one JSON object as Label Studio writes it. None
+    without any. Raises BadFilter."""
+    items: list[Any] = []
+    for text in expressions:
+        items += _parse_json(text) if text.lstrip().startswith(("{", "[")) else [_parse(text)]
+    return {"conjunction": "and", "items": items} if items else None
+
+
+def _parse(text: str) -> dict[str, Any]:
+    match = _EXPRESSION.fullmatch(text)
+    if not match or not match[3]:
+        hint = "Write for instance total_annotations=0 or 'updated_at > 2026-11-01T00:00:00.000000Z' or data.city=Oslo."
+        raise BadFilter(f"{text!r} is not a filter.", hint=hint)
+    column, operator, value = match[1], _OPERATORS[match[2]], match[3]
+    if column in _LISTS:
+        return item(column, operator, "List", [value])
+    if re.fullmatch(r"-?\d+(\.\d+)?", value):
+        return item(column, operator, "Number", float(value) if "." in value else int(value))
+    if value in ("true", "false"):
+        return item(column, operator, "Boolean", value == "true")
+    return item(column, operator, "Datetime" if column.endswith("_at") else "String", value)
+
+
+def _parse_json(text: str) -> list[Any]:
+    try:
+        content = msgspec.json.decode(text)
+        content = content.get("filters", content) if isinstance(content, dict) else content
+        items = content["items"] if isinstance(content, dict) else content
+        joined = content.get("conjunction", "and") if isinstance(content, dict) else "and"
+    except (msgspec.DecodeError, KeyError) as error:
+        raise BadFilter(f"This filter cannot be read: {error}.", hint='It is {"conjunction", "items"}.') from error
+    if joined != "and" and len(items) > 1:
+        raise BadFilter('Conditions joined by "or" cannot be used here.', hint="Run one job per condition.")
+    return list(items)

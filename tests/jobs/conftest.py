@@ -1,0 +1,1 @@
+from jobs.desk import desk, picture, studio  # noqa: F401

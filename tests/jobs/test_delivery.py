@@ -1,0 +1,179 @@
+"""Exactly once into Label Studio, whatever happens to requests and answers on the way."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.responses import Response
+
+from jobs.desk import IMPORT, Desk, refusal, to_the_end
+from labelloop.core.errors import LabelloopError, LabelStudioRejected
+from labelloop.store.pages import Pages
+
+Answer = Callable[[], Response]
+
+
+def on_import(trouble: Callable[[int, Answer], Response]) -> Callable[[Any, str, Answer], Response]:
+    """`trouble(n, answer)` for the n-th import, counted from 1."""
+    count = 0
+
+    def around(_ask: Any, path: str, answer: Answer) -> Response:
+        nonlocal count
+        if not path.endswith(IMPORT):
+            return answer()
+        count += 1
+        return trouble(count, answer)
+
+    return around
+
+
+def lost_answer(number: int, answer: Answer) -> Response:
+    if number == 2:
+        answer()
+        return refusal(504)
+    return answer()
+
+
+def refused_once(status: int) -> Callable[[int, Answer], Response]:
+    return lambda number, answer: refusal(status) if number == 2 else answer()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [lost_answer, *(refused_once(status) for status in (401, 429, 500, 502, 503))],
+    ids=["stored, answer lost", "401", "429", "500", "502", "503"],
+)
+def test_each_task_gets_one_prediction(desk: Desk, trouble: Callable[[int, Answer], Response]) -> None:
+    desk.add_tasks(35)
+    desk.studio.around = on_import(trouble)
+    job = desk.job()
+    assert desk.run(job).state == "done"
+    assert desk.versions() == [[desk.version]] * 35
+    assert desk.progress(job).stored == 35
+    assert "Trying again" in desk.log(job)
+    assert "answers again" in desk.log(job)
+
+
+def test_an_import_that_is_still_at_work_when_we_ask_is_waited_for(desk: Desk) -> None:
+    desk.add_tasks(10)
+    late: list[threading.Timer] = []
+
+    def slow(number: int, answer: Answer) -> Response:
+        if number > 1:
+            return answer()
+        late.append(threading.Timer(0.6, answer))
+        late[0].start()
+        return refusal(504)
+
+    desk.studio.around = on_import(slow)
+    desk.settings = desk.settings.model_copy(update={"import_settle_s": 5.0})
+    desk.run(desk.job())
+    late[0].join()
+    assert desk.versions() == [[desk.version]] * 10
+    assert desk.imports() == 1, "what arrived late is not sent again"
+
+
+def test_a_double_of_an_import_slower_than_we_wait_is_deleted_at_the_end(desk: Desk) -> None:
+    desk.add_tasks(30)
+    late: list[Answer] = []
+
+    def slower(number: int, answer: Answer) -> Response:
+        if number == 1:
+            late.append(answer)
+            return refusal(504)
+        if late and number == 3:
+            late.pop()()  # the first one arrives now, after it was given up and sent again
+        return answer()
+
+    desk.studio.around = on_import(slower)
+    job = desk.job()
+    with desk.open(job) as work:
+        assert work.advance()
+        assert work.advance()
+        assert max(map(len, desk.versions())) == 2, "the case is not made"
+        to_the_end(work)
+    assert desk.versions() == [[desk.version]] * 30
+    assert "a double" in desk.log(job)
+
+
+def test_deleted_tasks_are_left_out_and_the_rest_is_sent(desk: Desk) -> None:
+    tasks = desk.add_tasks(20)
+
+    def delete_two(number: int, answer: Answer) -> Response:
+        if number == 1:
+            desk.delete(tasks[0], tasks[7])
+        return answer()
+
+    desk.studio.around = on_import(delete_two)
+    job = desk.job()
+    desk.run(job)
+    assert desk.versions() == [[desk.version]] * 18
+    found = desk.progress(job)
+    assert (found.stored, found.failed, found.skipped) == (18, 0, 2)
+
+
+def test_what_label_studio_drops_is_found_and_named(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = desk.add_tasks(20)
+    bad = {tasks[3], tasks[14]}
+    spoil(monkeypatch, lambda item: item["task"] in bad)
+    job = desk.job()
+    desk.run(job)
+    assert [(failure.task_id, failure.code) for failure in desk.failures(job)] == [
+        (task, "prediction-invalid") for task in sorted(bad)
+    ]
+    assert desk.progress(job).stored == 18
+    assert "dropped 1 predictions" in desk.log(job)
+
+
+@pytest.mark.parametrize("status", [400, 413], ids=["strict validation", "a proxy's limit"])
+def test_a_refused_import_is_narrowed_down_to_the_item_to_blame(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    tasks = desk.add_tasks(10)
+    spoil(monkeypatch, lambda item: item["task"] == tasks[6])
+
+    def strict(ask: Any, path: str, answer: Answer) -> Response:
+        bad = path.endswith(IMPORT) and any(item["score"] == 7 for item in json.loads(ask.raw))
+        return refusal(status, "score: not in [0, 1]") if bad else answer()
+
+    desk.studio.around = strict
+    job = desk.job()
+    desk.run(job)
+    (failure,) = desk.failures(job)
+    assert (failure.task_id, failure.code) == (tasks[6], "prediction-refused")
+    assert "not in [0, 1]" in failure.message or status == 413
+    assert desk.progress(job).stored == 9
+    assert sum(map(len, desk.versions())) == 9
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, chosen: Callable[[dict[str, Any]], bool]) -> None:
+    """Give chosen items a score that Label Studio refuses."""
+    real = Pages.add
+
+    def add(self: Pages, ids: Any, items: Any, *rest: Any, **named: Any) -> Any:
+        return real(self, ids, [item | {"score": 7} if chosen(item) else item for item in items], *rest, **named)
+
+    monkeypatch.setattr(Pages, "add", add)
+
+
+def test_a_project_that_is_gone_ends_the_job_with_the_reason(desk: Desk) -> None:
+    desk.add_tasks(5)
+    desk.studio.around = on_import(lambda _number, _answer: refusal(404, "No Project matches the given query."))
+    with desk.open(desk.job()) as work, pytest.raises(LabelStudioRejected, match="No Project"):
+        work.advance()
+
+
+def test_patience_ends(desk: Desk) -> None:
+    desk.add_tasks(5)
+    desk.settings = desk.settings.model_copy(update={"patience_s": 0.2})
+    desk.studio.around = on_import(lambda _number, _answer: refusal(503))
+    begun = time.monotonic()
+    with desk.open(desk.job()) as work, pytest.raises(LabelloopError, match="503"):
+        work.advance()
+    assert time.monotonic() - begun < 10
+    assert desk.imports() < 6, "it spins"
