@@ -99,6 +99,10 @@ class Stage(Generic[In, Out]):
         result: T = await work.future
         return result
 
+    def waiting(self) -> int:
+        """Items that no thread has taken yet."""
+        return len(self._heap)
+
     def close(self, *, timeout_s: float | None = None) -> None:
         """Finish what was submitted, then end the threads. After `timeout_s` what waits fails with ShuttingDown, and
         a thread that is still at work is left to itself (it is a daemon)."""
