@@ -132,6 +132,8 @@ def check_labels(client: Client, project: Project, row: Backend | None, coverage
         return
     model, label_map = found
     where = wiring.page(client, project, "settings/labeling")
+    for note in label_map.notes:
+        yield warn("labels", note, f"The labeling interface is at {where}.")
     if not label_map.targets:
         unnamed = all(re.fullmatch(r"class_\d+", name) for name in label_map.unmapped)
         yield fail(

@@ -1,7 +1,7 @@
 """The nouns that move through labelloop: what one model version, or one person, says about one task.
 
 All coordinates are float pixels of the **upright** picture (EXIF orientation applied), x to the right and
-y down. Percent, `from_name` and run-length lists belong to Label Studio and live in `labelstudio/wire`.
+y down. Percent, `from_name` and run-length lists belong to Label Studio and live in `labelstudio/`.
 """
 
 from __future__ import annotations

@@ -120,8 +120,10 @@ def _encode_bounds(shape: Shape, canvas: Canvas) -> dict[str, Any] | None:
 def _encode_outline(shape: Shape, canvas: Canvas) -> dict[str, Any] | None:
     _, _, x_ticks, y_ticks = canvas
     inside = _outline_inside(shape, canvas)
-    points = [[int(x * x_ticks + 0.5) / TICKS, int(y * y_ticks + 0.5) / TICKS] for x, y in inside]
-    return {"points": points, "closed": True} if len(points) > 2 else None
+    xs, ys = [int(x * x_ticks + 0.5) for x, _ in inside], [int(y * y_ticks + 0.5) for _, y in inside]
+    if len(inside) < 3 or min(xs) == max(xs) or min(ys) == max(ys):
+        return None
+    return {"points": [[x / TICKS, y / TICKS] for x, y in zip(xs, ys, strict=True)], "closed": True}
 
 
 def _outline_inside(shape: Shape, canvas: Canvas) -> tuple[tuple[float, float], ...]:

@@ -163,6 +163,8 @@ def build_view(version: ModelVersion, config_xml: str, *, threshold: float | Non
             more=max(0, len(label_map.unmapped) - 20),
             fix='add <Label value="…" predicted_values="CLASS"/> or a labels file',
         )
+    for note in label_map.notes:
+        log.warning("label config", model=version.id, note=note)
     mark = hashlib.sha256(f"{version.digest}/{label_map.fingerprint}".encode()).hexdigest()[:8]
     return View(version, config, label_map, f"{version.id}.{mark}")
 
