@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import threading
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from labelloop.core.pictures import Picture
 from labelloop.core.regions import Region
 from labelloop.jobs.patience import Cancelled, Interrupted
 from labelloop.labelstudio.filters import parse_filters
+from labelloop.serving.projects import build_view
 from labelloop.testing import FakeEngine
 from labelloop.testing.engine import middle_box
 from reference.running_server import CONFIG
@@ -150,8 +153,6 @@ def test_failed_tasks_that_were_deleted_or_predicted_meanwhile_are_left_alone(de
 def test_pictures_that_label_studio_cannot_give_for_a_moment_are_asked_for_again(desk: Desk) -> None:
     addresses = [desk.studio.add_upload(desk.project, f"{n}.jpg", b"") for n in range(3)]
     for upload in desk.studio.state.uploads.values():
-        import base64
-
         upload.content = base64.b64decode(desk.uri.partition(",")[2])
     desk.tasks = desk.studio.add_tasks(desk.project, ({"image": address} for address in addresses))
     refused = []
@@ -172,18 +173,22 @@ def test_pictures_that_label_studio_cannot_give_for_a_moment_are_asked_for_again
 def test_label_studio_may_go_away_and_come_back(desk: Desk) -> None:
     desk.add_tasks(30)
     job = desk.job()
-    back = []
+    back = threading.Event()
+    once = threading.Lock()
 
     def check() -> None:
-        # called while the job waits
-        if "Trying again" in desk.log(job) and not back:
-            back.append(desk.studio.start())
+        # called by each thread of the job that waits
+        if "Trying again" in desk.log(job):
+            with once:
+                if not back.is_set():
+                    desk.studio.start()
+                    back.set()
 
     with desk.open(job, check=check) as work:
         assert work.advance()
         desk.studio.stop()
         to_the_end(work)
-    assert back, "the case is not made"
+    assert back.is_set(), "the case is not made"
     assert desk.versions() == [[desk.version]] * 30
 
 
@@ -199,8 +204,6 @@ def test_a_changed_label_config_ends_the_job_before_it_stores_another_version(de
 
 def test_a_model_that_maps_to_nothing_ends_the_job_at_once(desk: Desk) -> None:
     desk.studio.state.projects[desk.project].label_config = CONFIG.replace('value="Car"', 'value="Auto"')
-    from labelloop.serving.projects import build_view
-
     config = desk.studio.state.projects[desk.project].label_config
     desk.version = build_view(desk.model, config, threshold=None, aliases={}).name
     desk.add_tasks(3)

@@ -24,11 +24,13 @@ def list_jobs(limit: int = typer.Option(20, min=1, help="At most this many, newe
     if not found:
         typer.echo("No jobs yet. Start one: labelloop prelabel PROJECT")
         return
-    table = Table("Job", "State", "Project", "Version", "Stored", "Failed", "Of", "Created")
+    table = Table()
+    for name in ("Job", "State", "Project", "Version", "Stored", "Failed", "Of", "Created"):
+        table.add_column(name, no_wrap=name != "Version")
     for job in found:
         now = progress(store.engine, job.id)
         row = (job.id, job.state, job.project_id, job.version, now.stored, now.failed, job.total or "?")
-        table.add_row(*map(str, row), f"{job.created_at:%Y-%m-%d %H:%M}")
+        table.add_row(*map(str, row), f"{job.created_at:%m-%d %H:%M}")
     Console().print(table)
 
 

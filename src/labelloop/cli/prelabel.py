@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import typer
@@ -37,6 +38,7 @@ def prelabel(
     """Pre-annotate PROJECT. Ctrl-C leaves the job running; it survives crashes and a Label Studio that is away."""
     from labelloop.cli.connect import label_studio
     from labelloop.cli.report import console
+    from labelloop.core.logs import configure_logs
     from labelloop.core.settings import read_settings
     from labelloop.labelstudio.client import Client
     from labelloop.labelstudio.filters import parse_filters
@@ -44,6 +46,8 @@ def prelabel(
     from labelloop.store.jobs import Options
 
     settings = read_settings(label_studio_url=url, label_studio_token=token)
+    # what the worker says goes to its log; here it would tear the progress bar apart
+    configure_logs(level=settings.log_level if foreground else "error", form=settings.log_format)
     store = open_store(settings)
     options = Options(only_missing=only_missing, filters=parse_filters(filters), limit=limit)
     address, key = label_studio(settings, store.registry)
@@ -86,12 +90,15 @@ def work_of(
     return Work(client.base_url, found.id, version.id, view.name, options)
 
 
-def ensure_worker(settings: Settings, store: Store) -> None:
-    """Start one in the background unless one lives."""
+def ensure_worker(
+    settings: Settings, store: Store, started: subprocess.Popen[bytes] | None = None
+) -> subprocess.Popen[bytes] | None:
+    """Start one in the background unless one lives, or the one that was `started` is about to."""
     from labelloop.cli.worker import start_in_background
 
-    if not store.workers.any_alive():
-        start_in_background(settings)
+    if store.workers.any_alive() or (started is not None and started.poll() is None):
+        return started
+    return start_in_background(settings)
 
 
 def attach(settings: Settings, store: Store, job: Job, out: Console) -> None:
@@ -99,8 +106,14 @@ def attach(settings: Settings, store: Store, job: Job, out: Console) -> None:
     from labelloop.cli.watching import watch
 
     out.print(f"Job {job.id}. Ctrl-C leaves it running.", markup=False)
+    started: subprocess.Popen[bytes] | None = None
+
+    def ensure() -> None:
+        nonlocal started
+        started = ensure_worker(settings, store, started)
+
     try:
-        ended = watch(store.jobs, store.engine, job.id, out, ensure_worker=lambda: ensure_worker(settings, store))
+        ended = watch(store.jobs, store.engine, job.id, out, ensure_worker=ensure)
     except KeyboardInterrupt:
         out.print(f"\nJob {job.id} goes on in the background.", markup=False)
         out.print(f"  look again: labelloop jobs show {job.id} --follow", markup=False)

@@ -25,7 +25,7 @@ from labelloop.store.pages import failures, progress
 LOOK_S = 0.25
 _SHOWN = 10
 _PATIENCE_S = 3.0
-"""A job that nobody runs for this long gets a worker of ours."""
+"""How often it is looked whether a job that nobody runs has a worker to hope for."""
 
 
 def watch(jobs: Jobs, engine: sa.Engine, job_id: str, console: Console, *, ensure_worker: Callable[[], None]) -> Job:
@@ -56,7 +56,7 @@ def _follow(
     console: Console,
     ensure_worker: Callable[[], None],
 ) -> Job:
-    at_start, begun, idle_since, line = progress(engine, job_id).done, time.monotonic(), time.monotonic() - 60, 0
+    at_start, begun, idle_since = progress(engine, job_id).done, time.monotonic(), -_PATIENCE_S
     lines = jobs.lines(job_id)
     line = lines[-1].id if lines else 0
     while True:

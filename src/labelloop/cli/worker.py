@@ -29,7 +29,8 @@ def worker(
     with open_worker(settings) as running:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: running.stop())
-        typer.echo("labelloop worker waits for jobs  (Ctrl-C stops it)")
+        if not until_idle:
+            typer.echo("labelloop worker waits for jobs  (Ctrl-C stops it)")
         running.run(until_idle=until_idle)
 
 
