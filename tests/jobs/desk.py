@@ -18,8 +18,8 @@ from labelloop.engines.base import Engine
 from labelloop.jobs.open import Loop, Opener
 from labelloop.jobs.preannotate import Preannotation
 from labelloop.media.load import MediaLoader
-from labelloop.serving.models import add_model, open_store
 from labelloop.serving.media_metrics import MediaMetrics
+from labelloop.serving.models import add_model, open_store
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
 from labelloop.serving.projects import build_view
