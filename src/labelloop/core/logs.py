@@ -54,10 +54,24 @@ def configure_logs(*, level: str = "info", form: Literal["auto", "json", "text"]
             else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_Stderr,
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
+
+
+class _Stderr:
+    """Writes lines to what stderr is now: loggers live as long as the process, and whoever redirects stderr (a test,
+    a daemon) may close what it was."""
+
+    def __init__(self, *_names: Any) -> None:
+        pass
+
+    def msg(self, message: str) -> None:
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
+
+    log = debug = info = warning = warn = error = critical = fatal = exception = failure = err = msg
 
 
 class _ToStructlog(logging.Handler):

@@ -103,9 +103,9 @@ workers = sa.Table(
     "workers",
     metadata,
     sa.Column("id", sa.String(100), primary_key=True),
-    sa.Column("machine", sa.String(200), nullable=False, comment="where `pid` means something"),
+    sa.Column("machine", sa.String(200), nullable=False),  # where `pid` means something
     sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("seen_s", sa.Float, nullable=False, comment="unix seconds of the last sign of life"),
+    sa.Column("seen_s", sa.Float, nullable=False),  # unix seconds of the last sign of life
 )
 
 jobs = sa.Table(
@@ -115,20 +115,20 @@ jobs = sa.Table(
     sa.Column("kind", sa.String(30), nullable=False),
     sa.Column("label_studio", sa.String(500), nullable=False),
     sa.Column("project_id", sa.BigInteger, nullable=False),
-    sa.Column("model", sa.String(200), nullable=False, comment="name@number"),
-    sa.Column("version", sa.String(200), nullable=False, comment="the version string in Label Studio"),
+    sa.Column("model", sa.String(200), nullable=False),  # name@number
+    sa.Column("version", sa.String(200), nullable=False),  # the version string in Label Studio
     sa.Column("options", sa.JSON, nullable=False),
     sa.Column("state", sa.String(20), nullable=False, index=True),
-    sa.Column("run", sa.Integer, nullable=False, comment="counts the times that a person started it"),
+    sa.Column("run", sa.Integer, nullable=False),  # counts the times that a person started it
     sa.Column("only_failed", sa.Boolean, nullable=False),
     sa.Column("cancelling", sa.Boolean, nullable=False),
     sa.Column("error", sa.Text, nullable=False),
-    sa.Column("owner", sa.String(100), comment="the worker that runs it"),
-    sa.Column("total", sa.Integer, comment="tasks to do, as far as is known"),
+    sa.Column("owner", sa.String(100)),  # the worker that runs it
+    sa.Column("total", sa.Integer),  # tasks to do, as far as is known
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("started_at", sa.DateTime(timezone=True)),
     sa.Column("finished_at", sa.DateTime(timezone=True)),
-    sa.Column("active_key", sa.String(800), unique=True, comment="what it works on; null when it has ended"),
+    sa.Column("active_key", sa.String(800), unique=True),  # what it works on; null when it has ended
 )
 
 job_pages = sa.Table(
@@ -136,15 +136,15 @@ job_pages = sa.Table(
     metadata,
     sa.Column("job_id", sa.String(40), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("cursor", sa.BigInteger, comment="the last task id that was read; null for tasks that are tried again"),
+    sa.Column("cursor", sa.BigInteger),  # the last task id that was read; null for tasks that are tried again
     sa.Column("task_ids", sa.JSON, nullable=False),
     sa.Column("state", sa.String(20), nullable=False),
-    sa.Column("items", sa.LargeBinary, comment="compressed JSON of what is to be stored; null when it is"),
-    sa.Column("replaces", sa.JSON, nullable=False, comment="task id -> ids of predictions that the new one replaces"),
-    sa.Column("sent_s", sa.Float, comment="unix seconds of the last attempt to store it"),
-    sa.Column("doubted", sa.Boolean, nullable=False, comment="an attempt ended without an answer"),
+    sa.Column("items", sa.LargeBinary),  # compressed JSON of what is to be stored; null when it is
+    sa.Column("replaces", sa.JSON, nullable=False),  # task id -> ids of predictions that the new one replaces
+    sa.Column("sent_s", sa.Float),  # unix seconds of the last attempt to store it
+    sa.Column("doubted", sa.Boolean, nullable=False),  # an attempt ended without an answer
     sa.Column("stored", sa.Integer, nullable=False),
-    sa.Column("skipped", sa.Integer, nullable=False, comment="tasks deleted, or predicted by others, meanwhile"),
+    sa.Column("skipped", sa.Integer, nullable=False),  # tasks deleted, or predicted by others, meanwhile
 )
 
 job_failures = sa.Table(
@@ -154,7 +154,7 @@ job_failures = sa.Table(
     sa.Column("task_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("code", sa.String(50), nullable=False),
     sa.Column("message", sa.Text, nullable=False),
-    sa.Column("again", sa.Boolean, nullable=False, comment="waits to be tried again"),
+    sa.Column("again", sa.Boolean, nullable=False),  # waits to be tried again
 )
 
 job_lines = sa.Table(
