@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from labelloop.core.errors import LabelStudioRejected
@@ -53,13 +53,14 @@ def put_tab(
     is opened once: one that Label Studio cannot show (a column that does not exist) gets back what it had, or is
     deleted if it is new, and LabelStudioRejected is raised.
     """
-    wanted = {"title": title, "ordering": list(ordering), "filters": filters or {"conjunction": "and", "items": []}}
+    wanted: dict[str, Any] = {"title": title, "ordering": list(ordering)}
+    wanted["filters"] = filters or {"conjunction": "and", "items": []}
     found = _titled(client, project_id, title)
+    before: dict[str, Any] | None = None
     if found:
         before = found[0].data
         view = client.update_view(found[0], {**before, **wanted})
     else:
-        before = None
         view = client.create_view(project_id, _appearance(shown) | wanted)
     try:
         client.tasks(project_id, page_size=1, include=("id",), view=view.id)
@@ -88,7 +89,7 @@ def _titled(client: Client, project_id: int, title: str) -> list[View]:
     return sorted((view for view in client.views(project_id) if view.title == title), key=lambda view: view.id)
 
 
-def _appearance(shown: Sequence[str]) -> Mapping[str, Any]:
+def _appearance(shown: Sequence[str]) -> dict[str, Any]:
     """What the web page expects of a tab."""
     hidden = [column for column in _HIDDEN if column not in shown]
     return {

@@ -266,7 +266,7 @@ class ProjectsApi:
             wanted = int(ask.query["project"]) if "project" in ask.query else None
             return [view for view in self._state.views.values() if wanted in (None, view["project"])]
         body = ask.json()
-        view = {
+        view: dict[str, Any] = {
             "id": self._state.new_id("view"),
             "data": dict(body.get("data", {})),
             "order": len(self._state.views),
