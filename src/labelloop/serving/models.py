@@ -21,6 +21,7 @@ from labelloop.store.db import open_database
 from labelloop.store.events import Events
 from labelloop.store.jobs import Jobs
 from labelloop.store.registry import ModelVersion, Registry, parse_number
+from labelloop.store.scores import Scores
 from labelloop.store.workers import Workers
 
 log = structlog.get_logger(__name__)
@@ -31,6 +32,7 @@ class Store(NamedTuple):
     events: Events
     workers: Workers
     jobs: Jobs
+    scores: Scores
     engine: sa.Engine
 
 
@@ -41,7 +43,7 @@ def open_store(settings: Settings) -> Store:
     artifacts = Artifacts(url, cache=settings.home / "cache" / "models")
     artifacts.sweep()
     registry, workers = Registry(engine, artifacts), Workers(engine)
-    return Store(registry, Events(engine), workers, Jobs(engine, workers), engine)
+    return Store(registry, Events(engine), workers, Jobs(engine, workers), Scores(engine), engine)
 
 
 def open_registry(settings: Settings) -> Registry:

@@ -166,3 +166,14 @@ job_lines = sa.Table(
     sa.Column("level", sa.String(10), nullable=False),
     sa.Column("text", sa.Text, nullable=False),
 )
+
+observations = sa.Table(
+    "observations",
+    metadata,
+    sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.String(200), primary_key=True),  # the version string in Label Studio
+    sa.Column("task_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),  # what learning/memory makes of a prediction
+    sa.Column("inconsistency", sa.Float),  # null: nobody looked twice
+    sa.Column("embedding", sa.LargeBinary),  # float32, little-endian; null: nobody asked for it
+)
