@@ -21,15 +21,18 @@ from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
 from labelloop.http.protocol import Protocol
 from labelloop.jobs.kinds import Kinds
+from labelloop.jobs.looks import Looks
 from labelloop.jobs.open import Loop, Opener
 from labelloop.jobs.resident import Resident
 from labelloop.jobs.worker import Engine, Worker
+from labelloop.learning.acquisition import Acquisition, scorer
+from labelloop.learning.memory import Recorder
 from labelloop.media.load import MediaLoader
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import Store, add_model, add_models_dir, default_model, load_engine, open_store
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
-from labelloop.serving.projects import Projects
+from labelloop.serving.projects import Projects, View
 from labelloop.serving.slots import Load, Slots
 from labelloop.store.registry import ModelVersion
 
@@ -52,6 +55,7 @@ class Parts(NamedTuple):
     loop: Loop
     jobs: Resident
     """Runs background jobs with the parts above, once it is started."""
+    recorder: Recorder
 
 
 def assemble(settings: Settings, *, model: str | None = None, load: Load | None = None) -> Parts:
@@ -67,7 +71,7 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     media, predictor = _path(settings, store, metrics, slots, origins)
     loop = Loop()
     jobs = Resident(lambda: _worker(settings, store, slots, predictor, origins, loop, needed=projects.wanted))
-    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs)
+    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs, Recorder(store.scores))
 
 
 @contextlib.contextmanager
@@ -81,6 +85,27 @@ def open_worker(settings: Settings, *, load: Load | None = None) -> Iterator[Wor
     with Loop() as loop:
         try:
             yield _worker(settings, store, slots, predictor, origins, loop, needed=tuple)
+        finally:
+            predictor.close()
+            slots.close()
+            media.close()
+
+
+@contextlib.contextmanager
+def open_looks(
+    settings: Settings, store: Store, view: View, *, project_id: int, label_studio: tuple[str, str]
+) -> Iterator[Looks]:
+    """Looks at a project's pictures, with a prediction path of its own; `label_studio` is its address and a token.
+    Raises LabelloopError when the model does not load."""
+    metrics = Metrics()
+    slots = _slots(settings, store, metrics, None)
+    origins = Origins(settings, store.registry.connections, trust_setup=True)
+    origins.remember(project_id, *label_studio)
+    media, predictor = _path(settings, store, metrics, slots, origins)
+    with Loop() as loop:
+        try:
+            slots.ensure(view.version).loaded.result()
+            yield Looks(predictor, loop, view, check=lambda: None)
         finally:
             predictor.close()
             slots.close()
@@ -128,6 +153,7 @@ def _path(
         media,
         slots,
         store.events,
+        score=scorer(Acquisition(strategy=settings.acquisition, aggregation=settings.aggregation)),
         metrics=metrics,
         media_metrics=media_metrics,
         media_workers=settings.media_workers,
@@ -140,7 +166,15 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
     """The web application around `parts`."""
     registry = parts.store.registry
     auth = BasicAuth(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
-    protocol = Protocol(settings, parts.projects, parts.predictor, parts.origins, parts.store.events, parts.metrics)
+    protocol = Protocol(
+        settings,
+        parts.projects,
+        parts.predictor,
+        parts.origins,
+        parts.store.events,
+        parts.metrics,
+        note=parts.recorder.note,
+    )
     api = Api(
         parts.projects,
         parts.slots,
@@ -195,6 +229,7 @@ def close(parts: Parts) -> None:
     """End the threads; what was begun is finished, jobs go on where they are at the next start."""
     parts.jobs.stop()
     parts.predictor.close()
+    parts.recorder.close()
     parts.slots.close()
     parts.media.close()
     parts.loop.close()

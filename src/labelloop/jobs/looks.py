@@ -3,7 +3,7 @@ prediction path, behind everybody who waits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,13 @@ Vector = NDArray[np.floating[Any]]
 
 
 class Looks:
-    """Looks with one model version through one label config; called by one thread."""
+    """Looks with one model version through one label config; called by one thread. What `check` raises ends a look."""
 
-    def __init__(self, predictor: Predictor, loop: Loop, view: View) -> None:
+    def __init__(self, predictor: Predictor, loop: Loop, view: View, *, check: Callable[[], None]) -> None:
         self._predictor = predictor
         self._loop = loop
         self._view = view
+        self._check = check
 
     def inconsistencies(self, tasks: Sequence[Task]) -> dict[int, float]:
         """1 - agreement, in [0, 1], of what the model says about each task's pictures and about their mirror images.
@@ -48,7 +49,7 @@ class Looks:
         """Where each task lies among the others, [d]: the mean over its pictures of what the engine's `embed` says or,
         without one, of their pooled features. Tasks whose pictures cannot be had are left out."""
         work = self._predictor.examine(tasks, self._view, _embed, priority=Priority.BULK, deadline_s=DEADLINE_S)
-        found = zip(tasks, self._loop.run(work), strict=True)
+        found = zip(tasks, self._loop.run(work, check=self._check), strict=True)
         return {
             task.id: np.mean(vectors, axis=0)
             for task, vectors in found
@@ -57,7 +58,7 @@ class Looks:
 
     def _predict(self, tasks: Sequence[Task], look: Look) -> list[Prediction]:
         work = self._predictor.predict(tasks, self._view, priority=Priority.BULK, deadline_s=DEADLINE_S, look=look)
-        found = self._loop.run(work)
+        found = self._loop.run(work, check=self._check)
         errors = [one.error for one in found if one.error is not None]
         if errors and len(errors) == len(found) and errors[0].code == ModelFailed.code and errors[0].retry:
             raise ModelFailed(errors[0].message)

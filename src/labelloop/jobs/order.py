@@ -19,7 +19,7 @@ import structlog
 from numpy.typing import NDArray
 
 from labelloop.core.errors import JobError, LabelStudioRejected
-from labelloop.jobs.evidence import Evidence, Progress, Seeing
+from labelloop.jobs.evidence import Evidence, Progress, Seeing, Vector
 from labelloop.jobs.listing import Listed, Listing
 from labelloop.jobs.patience import Patience
 from labelloop.labelstudio.client import Client
@@ -196,13 +196,13 @@ def _diversified(ranking: Ranking, pool: Pool, evidence: Evidence, diversity: Di
             hint="labelloop doctor PROJECT says why pictures cannot be had; without --diverse they are not needed.",
         )
     # a picture that nobody could look at lies in the middle: like all, so there is no reason to choose it
-    middle = np.mean([known[task] for task in candidates if task in known], axis=0)
+    middle: Vector = np.mean([known[task] for task in candidates if task in known], axis=0)
     unlabelled = set(pool.task_ids.tolist())
     covered = [vector for task, vector in known.items() if task not in unlabelled]
     return diversified(
         ranking,
         diversity,
-        embeddings=np.stack([known[task] if task in known else middle for task in candidates]),
+        embeddings=np.stack([known.get(task, middle) for task in candidates]),
         keys=pool.task_ids,
         covered=np.stack(covered) if covered else None,
     )

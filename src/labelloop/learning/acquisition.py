@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from labelloop.core.errors import LabelloopError
 from labelloop.core.regions import Region
-from labelloop.learning.pool import Floats, Observation, Pool, pool_of, score_of
+from labelloop.learning.pool import Floats, Pool, score_of
 
 RegionUncertainty = Callable[[Floats], Floats]
 Aggregation = Literal["max", "mean", "sum", "top-k"]
@@ -107,22 +107,14 @@ def uncertainty(pool: Pool, acquisition: Acquisition) -> NDArray[np.float64]:
     return np.asarray(1.0 - (1.0 - pictures) * (1.0 - pool.inconsistency))
 
 
-def item_score(observation: Observation, acquisition: Acquisition) -> float:
-    """Label Studio's score of one prediction, "how little a person needs to look at this", in [0, 1]: 1 - uncertainty.
-
-    For predictions that are pushed before the whole pool is known. Without the pool there is no class balance and no
-    place of their own for pictures without findings; `learning/select` gives both.
-    """
-    # class_weights of a pool of one picture would compare its own classes with each other
-    alone = msgspec.structs.replace(acquisition, balance=False)
-    return float(1.0 - uncertainty(pool_of([observation]), alone)[0])
-
-
 def scorer(acquisition: Acquisition) -> Callable[[Sequence[Region], float], float]:
-    """`item_score` for the prediction path, without the columns of a pool: from the regions that are drawn and the best
-    score that was not drawn. 0.1 ms less per picture, and nothing at all where nothing is drawn.
+    """Label Studio's score of one prediction, "how little a person needs to look at this", in [0, 1]: 1 - uncertainty,
+    from the regions that are drawn and the best score in [0, 1] that was not drawn.
 
-    Raises AcquisitionError for the random strategy, which needs a task.
+    For predictions that are sent before the others are known, so there is no class balance and no place of their own
+    for pictures without findings; `learning/select` gives both. It stands on the path of a request: six times as quick
+    as `uncertainty` of a pool of one, and free where nothing is drawn. Raises AcquisitionError for the random strategy,
+    which needs a task.
     """
     formula = STRATEGIES[acquisition.strategy]
     if formula is None:

@@ -91,7 +91,7 @@ class _Answer(NamedTuple):
 
 class Recorder:
     """Writes predictions down behind the back of whoever waits for them. `note` costs microseconds; a thread of its own
-    does the rest, a batch at a time. When the database is away for long, the newest answers are dropped and the log
+    does the rest. When the database is away for long, the newest answers are dropped and the log
     says so: they are made again when they are needed."""
 
     def __init__(self, scores: Scores) -> None:
@@ -110,10 +110,6 @@ class Recorder:
                 log.warning("predictions are not written down: the database is too slow", waiting=WAITING)
             self._full = True
 
-    def keep(self, tasks: Sequence[Task], predictions: Sequence[Prediction], view: View) -> None:
-        """The same at once, for callers who can wait."""
-        self._write([_Answer(tasks, predictions, view)])
-
     def flush(self) -> None:
         """Wait until everything that was noted is written or given up."""
         self._waiting.join()
@@ -127,28 +123,22 @@ class Recorder:
         self._thread.join(CLOSE_S)
 
     def _work(self) -> None:
-        while True:
-            taken = [self._waiting.get()]
-            while not self._waiting.empty() and taken[-1] is not None:
-                taken.append(self._waiting.get())
-            answers = [answer for answer in taken if answer is not None]
+        while (answer := self._waiting.get()) is not None:
             try:
-                self._write(answers)
+                keep(self._scores, *answer)
                 self._full = False
-            except Exception as error:  # the next answers may be luckier; these are made again when they are needed
-                log.warning("predictions were not written down", answers=len(answers), error=str(error))
-            for _ in taken:
+            except Exception as error:  # the next answer may be luckier; this one is made again when it is needed
+                log.warning("predictions were not written down", tasks=len(answer.tasks), error=str(error))
+            finally:
                 self._waiting.task_done()
-            if taken[-1] is None:
-                return
 
-    def _write(self, answers: Sequence[_Answer]) -> None:
-        rows: dict[tuple[int, str], list[Seen]] = defaultdict(list)
-        for tasks, predictions, view in answers:
-            label_of = drawn_as(view.label_map)
-            for task, found in zip(tasks, predictions, strict=True):
-                if task.id is not None and task.project_id is not None and found.error is None:
-                    seen = remember(task.id, found.regions, found.hidden, label_of=label_of)
-                    rows[task.project_id, view.name].append(seen)
-        for (project_id, version), seen_rows in rows.items():
-            self._scores.put(project_id, version, seen_rows)
+
+def keep(scores: Scores, tasks: Sequence[Task], predictions: Sequence[Prediction], view: View) -> None:
+    """Write down what was predicted without an error; for callers who can wait."""
+    label_of = drawn_as(view.label_map)
+    rows: dict[int, list[Seen]] = defaultdict(list)
+    for task, found in zip(tasks, predictions, strict=True):
+        if task.id is not None and task.project_id is not None and found.error is None:
+            rows[task.project_id].append(remember(task.id, found.regions, found.hidden, label_of=label_of))
+    for project_id, seen in rows.items():
+        scores.put(project_id, view.name, seen)

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from labelloop.learning.acquisition import AcquisitionError
 from labelloop.learning.diversity import Indices
 from labelloop.learning.pool import Floats
-from labelloop.learning.select import MOST_RANKED
 
 UNIT = 1_000_000_000
 """Scores are counted in billionths, so that "in between" is exact arithmetic: what was written once is kept next time.
 That is far above what Label Studio's averaging of a task's equal scores, in double precision, can move."""
+
+MOST_RANKED = 10_000_000
+"""Tasks of one order: a hundred billionths for each, so that later orders find room."""
 
 
 def placed(order: Indices, current: Floats) -> NDArray[np.float64]:

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 AT_ONCE = 1000
 """Rows of one transaction: 20 ms on SQLite, and nobody else waits for longer than that."""
+READ = 10_000
+"""Rows that are held at a time while all are read."""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -50,7 +52,7 @@ class Scores:
         """Everything that is known, by task, read in parts."""
         table, last = schema.observations, -1
         columns = (table.c.task_id, table.c.content, table.c.inconsistency)
-        query = sa.select(*columns).filter_by(**_key(project_id, version)).order_by(table.c.task_id).limit(10_000)
+        query = sa.select(*columns).filter_by(**_key(project_id, version)).order_by(table.c.task_id).limit(READ)
         while True:
             with self._engine.connect() as connection:
                 rows = connection.execute(query.where(table.c.task_id > last)).all()
