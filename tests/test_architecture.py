@@ -18,6 +18,7 @@ FLOORS = {
     "media": 1,
     "store": 1,
     "runtimes": 1,
+    "video": 1,
     "engines": 2,
     "serving": 3,
     "learning": 4,
