@@ -9,11 +9,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from films import numbers, turned, write
 
 from labelloop.core.errors import MediaError, MediaNotFound, MediaUndecodable
 from labelloop.core.regions import Size
 from labelloop.media.film import describe, read_frames
+from reference.films import numbers, turned, write
 
 EVEN = range(60)
 
