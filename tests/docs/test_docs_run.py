@@ -108,7 +108,8 @@ def stage(folder: Path, silence: None, monkeypatch: pytest.MonkeyPatch) -> Itera
         project = studio.add_project("Street", CONFIG)
         upload = studio.add_upload(project, "street.jpg", jpeg(640, 640))
         studio.add_tasks(project, [{"image": upload}])
-        settings = read_settings(label_studio_url=studio.url, label_studio_token=studio.personal_access_token)
+        token = studio.personal_access_token
+        settings = read_settings(label_studio_url=studio.url, label_studio_token=token, jobs=False)
         with LoopbackServer(create_app(settings, assemble(settings)), lifespan="on") as server:
             monkeypatch.setenv("LABELLOOP_PORT", str(server.port))  # the command line's idea of where the backend is
             running = Stage(studio, server, upload)
