@@ -247,7 +247,8 @@ def test_every_call_that_a_page_names_is_answered(stage: Stage) -> None:
     unknown = []
     for call in calls:
         method, path = call.split()
-        answer = stage.http.request(method, path.replace("{name}", "cars").replace("{project}", "1"))
-        if answer.status_code == 405 or answer.text == "Not Found":
-            unknown.append(call)
+        # streamed: live events have no end
+        with stage.http.stream(method, path.replace("{name}", "cars").replace("{project}", "1")) as answer:
+            if answer.status_code == 405 or (answer.status_code == 404 and answer.read() == b"Not Found"):
+                unknown.append(call)
     assert not unknown
