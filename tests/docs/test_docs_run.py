@@ -92,9 +92,11 @@ class Stage:
 
 
 @pytest.fixture
-def silence() -> Iterator[None]:
-    """The server shares our process: its log would stand between the lines of the commands."""
+def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The server shares our process: its log would stand between the lines of the commands, each of which sets up logs
+    anew."""
     before = structlog.get_config()
+    monkeypatch.setattr("labelloop.core.logs.configure_logs", lambda **_options: None)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.configure(**before)

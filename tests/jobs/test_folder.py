@@ -22,9 +22,7 @@ from reference.running_server import jpeg
 KEY, SIZE = MediaKey("image"), Size(80, 40)
 
 
-def item(
-    task: int, *, side: str = "train", key: MediaKey = KEY, size: Size | None = Size(80, 40), uri: str = ""
-) -> Item:
+def item(task: int, *, side: str = "train", key: MediaKey = KEY, size: Size | None = SIZE, uri: str = "") -> Item:
     drawn = (Drawn("cell", (10, 10, 30, 20)),)
     return Item(task, key, uri or f"/data/{task}.jpg", side, (task,), drawn, size=size)  # type: ignore[arg-type]
 

@@ -56,7 +56,11 @@ def test_what_people_did_becomes_a_manifest(studio: FakeLabelStudio, client: Cli
         (empty, []),
         (twice, [(4, 10, 44, 40)]),
     ]
-    assert (manifest.items[0].uri, manifest.items[0].size, manifest.items[0].annotation_ids) == ("/data/0.jpg", (200, 100), (first,))
+    assert (manifest.items[0].uri, manifest.items[0].size, manifest.items[0].annotation_ids) == (
+        "/data/0.jpg",
+        (200, 100),
+        (first,),
+    )
     assert manifest.left_out == (LeftOut(skipped, "skipped", "everybody passed it on"),)
     assert manifest.dropped == (Dropped("unknown-label", "Bus", 1),)
     assert untouched not in {item.task_id for item in manifest.items}
@@ -88,11 +92,19 @@ def test_an_annotation_that_is_not_ours_to_understand_does_not_stop_the_others(
     studio: FakeLabelStudio, client: Client, project: int
 ) -> None:
     one, other = studio.add_tasks(project, ({"image": "/a.jpg"}, {"image": "/b.jpg"}))
-    annotate(studio, one, {"id": "?", "type": "brushlabels", "from_name": 3, "value": {"rle": [1]}}, rectangle(10, width="wide"))
+    annotate(
+        studio,
+        one,
+        {"id": "?", "type": "brushlabels", "from_name": 3, "value": {"rle": [1]}},
+        rectangle(10, width="wide"),
+    )
     annotate(studio, other, rectangle(10))
     manifest = pull(client, client.project(project), Options())
     assert [len(item.drawn) for item in manifest.items] == [0, 1]
-    assert manifest.dropped == (Dropped("other-picture", "", 1), Dropped("no-box", "raw", 1)) or sum(d.regions for d in manifest.dropped) == 2
+    assert (
+        manifest.dropped == (Dropped("other-picture", "", 1), Dropped("no-box", "raw", 1))
+        or sum(d.regions for d in manifest.dropped) == 2
+    )
 
 
 def test_a_project_without_boxes_says_so(studio: FakeLabelStudio, client: Client) -> None:

@@ -45,7 +45,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         running.append((parts, loop))
 
         def predict(tasks: Sequence[Task], view: View) -> Sequence[Prediction]:
-            return loop.run(parts.predictor.predict(tasks, view, priority=Priority.BULK, deadline_s=60))
+            return loop.run(
+                parts.predictor.predict(tasks, view, priority=Priority.BULK, deadline_s=60), check=lambda: None
+            )
 
         return parts, predict, settings
 
@@ -66,7 +68,9 @@ def folder(path: Path, *, boxes: int = 2) -> Path:
     return path
 
 
-def view_of(parts: Parts, settings: Settings, *, classes: tuple[str, ...] = ("car", "dog"), config: str = TWO_PICTURES) -> View:
+def view_of(
+    parts: Parts, settings: Settings, *, classes: tuple[str, ...] = ("car", "dog"), config: str = TWO_PICTURES
+) -> View:
     version = add_model(parts.store.registry, None, ModelCard(name="cars", engine="empty", labels=classes), settings)
     return build_view(version, config, threshold=None, aliases={})
 
@@ -81,8 +85,12 @@ def test_the_serving_path_reaches_the_figures_of_a_plain_decode(
     (tmp_path / "set/val.json").write_bytes((data / "annotations.json").read_bytes())
     (tmp_path / "set/images").symlink_to(data / "images")
     labels = "".join(f'<Label value="{name}"/>' for name in COCO)
-    config = f'<View><Image name="i" value="$image"/><RectangleLabels name="b" toName="i">{labels}</RectangleLabels></View>'
-    version = add_model(parts.store.registry, shared / "data/models" / f"{model}.onnx", ModelCard(name=model, labels=COCO), settings)
+    config = (
+        f'<View><Image name="i" value="$image"/><RectangleLabels name="b" toName="i">{labels}</RectangleLabels></View>'
+    )
+    version = add_model(
+        parts.store.registry, shared / "data/models" / f"{model}.onnx", ModelCard(name=model, labels=COCO), settings
+    )
     view = build_view(version, config, threshold=None, aliases={})
     found = evaluate(held_out(tmp_path / "set"), view, predict)
     assert found.measures.ap == pytest.approx(expected, abs=0.005)
@@ -142,14 +150,19 @@ def test_a_model_without_a_label_in_the_project_finds_nothing(serve: Serve, tmp_
 def test_two_versions_meet_at_the_gate(serve: Serve, tmp_path: Path) -> None:
     pictures = held_out(folder(tmp_path / "set", boxes=4))
     parts, predict, settings = serve(
-        lambda version: FakeEngine(lambda _: (Region(Box((20, 10, 60, 30) if version.number == 2 else (0, 0, 9, 9)), "car", 0.9),))
+        lambda version: FakeEngine(
+            lambda _: (Region(Box((20, 10, 60, 30) if version.number == 2 else (0, 0, 9, 9)), "car", 0.9),)
+        )
     )
     live, candidate = (
         evaluate(pictures, view_of(parts, settings, classes=classes), predict) for classes in (("car",), ("car", "dog"))
     )
     assert (live.model, candidate.model) == ("cars@1", "cars@2")
     verdict = judge(candidate, live, Gate(min_pictures=4, min_boxes=4))
-    assert verdict.sentence == "AP50 1.000 against 0.000 on 4 held-out pictures with 4 boxes, 100 % of resamples better: promoted"
+    assert (
+        verdict.sentence
+        == "AP50 1.000 against 0.000 on 4 held-out pictures with 4 boxes, 100 % of resamples better: promoted"
+    )
 
 
 def test_an_open_view_draws_everything_on_one_picture(serve: Serve) -> None:

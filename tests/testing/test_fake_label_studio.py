@@ -80,7 +80,7 @@ def strange(told: Any, real: Any, path: str = "", *, depth: int = 3) -> list[str
 def test_answers_have_the_recorded_names(scene: Scene, recorded: Any) -> None:
     project, task = scene.project, scene.tasks[0]
     items = [{"task": number, "result": [REGION], "score": 0.1, "model_version": "m1"} for number in scene.tasks]
-    view = {"project": project, "data": {"title": "x", "ordering": ["tasks:predictions_score"]}}
+    view = recorded("api_dm_views_create")["request"]["body"] | {"project": project}
     scene.call("POST", "/api/dm/views", {"project": project, "data": {"title": "y"}}, expect=201)
     answers = {
         "api_import_upload_response": scene.uploaded.json(),

@@ -16,7 +16,7 @@ from labelloop.core.metrics import Metrics
 from labelloop.core.regions import Prediction
 from labelloop.core.settings import Settings
 from labelloop.core.tasks import Event, Task
-from labelloop.http.edge import read_body, reply
+from labelloop.http.edge import Answer, read_body, reply
 from labelloop.labelstudio import wire
 from labelloop.labelstudio.config import parse_config
 from labelloop.serving.origins import Origins
@@ -73,9 +73,9 @@ class Protocol:
 
     def routes(self) -> list[Route]:
         return [
+            Route("/predict", Answer(self.predict), methods=["POST"]),  # first: routes are tried in order
             Route("/health", self.health, methods=["GET"]),
             Route("/setup", self.setup, methods=["POST"]),
-            Route("/predict", self.predict, methods=["POST"]),
             Route("/webhook", self.webhook, methods=["POST"]),
             Route("/train", self.train, methods=["POST"]),
             Route("/versions", self.versions, methods=["GET", "POST"]),

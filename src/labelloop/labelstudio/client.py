@@ -31,6 +31,7 @@ from labelloop.labelstudio.records import (
     TaskPage,
     User,
     Version,
+    View,
     Webhook,
 )
 from labelloop.labelstudio.session import NOT_A_URL, Session
@@ -236,16 +237,19 @@ class Client:
         page_size: int = 100,
         include: Sequence[str] = (),
         query: Mapping[str, Any] | None = None,
+        view: int | None = None,
         everything: bool = False,
     ) -> TaskPage:
         """One page, 1-based; beyond the end Label Studio answers 404. `include` keeps only these keys (much faster),
-        `query` holds filters and ordering, `everything` adds annotations and predictions (slow). Storage addresses
-        stay raw, as the backend gets them."""
+        `query` holds filters and ordering, or `view` names the tab that does; `everything` adds annotations and
+        predictions (slow). Storage addresses stay raw, as the backend gets them."""
         params: dict[str, Any] = {"project": project_id, "page": page, "page_size": page_size, "resolve_uri": "false"}
         if include:
             params["include"] = ",".join(include)
         if query:
             params["query"] = msgspec.json.encode(query).decode()
+        if view is not None:
+            params["view"] = view
         if everything:
             params["fields"] = "all"
         return self._ask("GET", "/api/tasks", TaskPage, params=params, timeout_s=_IMPORT_TIMEOUT_S)
@@ -331,6 +335,27 @@ class Client:
         """Source storages of all kinds."""
         return self._ask("GET", "/api/storages/", list[Storage], params={"project": project_id})
 
+    # --- tabs of the Data Manager (views.py makes them safe to repeat) ------------------------------
+
+    def views(self, project_id: int) -> list[View]:
+        """In the order of the web page; none for a project whose Data Manager nobody opened yet."""
+        return self._ask("GET", "/api/dm/views", list[View], params={"project": project_id})
+
+    def create_view(self, project_id: int, data: Mapping[str, Any]) -> View:
+        """A second tab for a title that is there already: look first. A column that does not exist is taken and makes
+        the tab fail with 500 whenever it is opened."""
+        return self._ask("POST", "/api/dm/views", View, body={"project": project_id, "data": data})
+
+    def update_view(self, view: View, data: Mapping[str, Any]) -> View:
+        """`data` replaces all that was there: a title that is left out is lost. Only filters and ordering stay when
+        they are left out."""
+        body = {"project": view.project, "data": data}
+        return self._ask("PATCH", f"/api/dm/views/{view.id}", View, body=body)
+
+    def delete_view(self, view_id: int) -> None:
+        """Gone already is as good as deleted."""
+        self._delete(f"/api/dm/views/{view_id}")
+
     # --- predictions --------------------------------------------------------------------------------
 
     def import_predictions(self, project_id: int, items: Sequence[Mapping[str, Any]]) -> PredictionImport:
@@ -346,8 +371,11 @@ class Client:
 
     def delete_prediction(self, prediction_id: int) -> None:
         """Gone already is as good as deleted."""
+        self._delete(f"/api/predictions/{prediction_id}")
+
+    def _delete(self, path: str) -> None:
         try:
-            self._ask("DELETE", f"/api/predictions/{prediction_id}", type(None))
+            self._ask("DELETE", path, type(None))
         except LabelStudioRejected as error:
             if error.status != 404:
                 raise

@@ -121,3 +121,15 @@ class ModelVersion(msgspec.Struct, frozen=True):
     model_version: str | None
     count: int
     latest: str | None = None
+
+
+class View(msgspec.Struct, frozen=True):
+    """A tab of the Data Manager. `data` is what the web page reads: `title`, `ordering`, `filters`, columns."""
+
+    id: int
+    project: int
+    data: dict[str, Any] = {}
+
+    @property
+    def title(self) -> str:
+        return str(self.data.get("title") or "")

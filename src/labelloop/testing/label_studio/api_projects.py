@@ -60,7 +60,7 @@ class ProjectsApi:
             Call(["GET", "POST"], "/api/webhooks", self._webhooks),
             Call(["GET", "PATCH", "DELETE"], "/api/webhooks/{webhook:int}", self._webhook),
             Call(["GET", "POST"], "/api/dm/views", self._views),
-            Call(["PATCH", "DELETE"], "/api/dm/views/{view:int}", self._view),
+            Call(["GET", "PATCH", "DELETE"], "/api/dm/views/{view:int}", self._view),
             Call(["GET"], "/api/storages/", self._storages),
             *(Call(["POST"], f"/api/storages/{kind}", self._add_storage(kind)) for kind in STORAGE_KINDS),
         ]
@@ -266,14 +266,9 @@ class ProjectsApi:
             wanted = int(ask.query["project"]) if "project" in ask.query else None
             return [view for view in self._state.views.values() if wanted in (None, view["project"])]
         body = ask.json()
-        data = {
-            "title": "New Tab", "type": "list", "target": "tasks", "hiddenColumns": {"explore": [], "labeling": []},
-            "columnsWidth": {}, "columnsDisplayType": {}, "gridWidth": 4, "semantic_search": [],
-            "filters": {"conjunction": "and", "items": []},
-        }  # fmt: skip
-        view = {
+        view: dict[str, Any] = {
             "id": self._state.new_id("view"),
-            "data": data | body.get("data", {}),
+            "data": dict(body.get("data", {})),
             "order": len(self._state.views),
             "user": 1,
             "project": self.find(body["project"]).id,
@@ -288,7 +283,11 @@ class ProjectsApi:
         if ask.method == "DELETE":
             del self._state.views[view["id"]]
             return 204, None
-        view["data"] |= ask.json().get("data", {})
+        if ask.method == "PATCH":
+            # all of it is replaced but what says which tasks, in which order: an empty ordering is no ordering
+            kept = {name: view["data"][name] for name in ("filters", "ordering") if name in view["data"]}
+            sent = ask.json().get("data", {})
+            view["data"] = kept | {name: value for name, value in sent.items() if name != "ordering" or value}
         return view
 
     def _storages(self, ask: Ask) -> list[dict[str, Any]]:
