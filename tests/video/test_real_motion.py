@@ -18,6 +18,7 @@ from labelloop.video.lifespans import track_of
 
 pytestmark = pytest.mark.slow
 
+
 @pytest.fixture(scope="module")
 def seen(shared: Path) -> dict[str, dict[int, Box]]:
     """The best box of the class on each frame on which there is one, as the detector gives it: it trembles."""
