@@ -122,6 +122,10 @@ def test_what_is_no_film(tmp_path: Path, film: Path) -> None:
     strange.write_bytes(data.replace(b"avc1", b"zzz1"))
     empty = write(tmp_path / "empty.mp4", range(1))
     empty.write_bytes(empty.read_bytes().replace(b"stsz", b"free"))
+    playlist = tmp_path / "playlist.mp4"
+    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2.4,\n{film}\n#EXT-X-ENDLIST\n")
+    script = tmp_path / "script.mp4"
+    script.write_text(f"ffconcat version 1.0\nfile {film.name}\n")
     nothing = tmp_path / "nothing.mp4"
     nothing.touch()
     for path, kind, says in [
@@ -129,6 +133,8 @@ def test_what_is_no_film(tmp_path: Path, film: Path) -> None:
         (tmp_path, MediaError, "cannot be read: Is a directory"),
         (text, MediaUndecodable, "is no film, or one that was cut off before its index"),
         (nothing, MediaUndecodable, "is no film"),
+        (playlist, MediaUndecodable, "is no film"),
+        (script, MediaUndecodable, "is no film"),
         (sound(tmp_path / "sound.mp4"), MediaUndecodable, "has no picture"),
         (strange, MediaUndecodable, "stored in a way that cannot be read here"),
         (empty, MediaUndecodable, "is a film without frames|is no film|damaged"),

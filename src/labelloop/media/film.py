@@ -28,6 +28,11 @@ UNEVEN = 0.01
 milliseconds (Matroska) write 33, 33, 34, so a difference of one tick is none either."""
 
 
+FORMATS = "mov,matroska,webm,avi,ogg,mpegts,mpeg,flv,asf,ivf,h264,hevc,m4v,gif"
+"""Containers that are opened, by FFmpeg's names. Its others include play lists and scripts, which name further files
+and addresses to read: a film from a task must not choose those."""
+
+
 class Film(msgspec.Struct, frozen=True):
     """What a film is. `size` is upright (rotation metadata applied); `fps` the mean rate over its length;
     `variable_rate` is true where frames are not evenly spaced, so that `frame / fps` is not its time."""
@@ -162,7 +167,7 @@ def _rotation(frame: VideoFrame) -> int:
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     av = import_av()
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
     except FileNotFoundError as error:
         raise MediaNotFound(f"There is no film {path}.") from error
     except OSError as error:  # a folder, no permission
@@ -175,7 +180,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         ) from error
     with container:
         if not container.streams.video:
-            raise MediaUndecodable(f"{path} has no picture.", hint="It holds sound or text only.")
+            raise MediaUndecodable(f"{path} has no picture.", hint="It holds sound only.")
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise MediaUndecodable(
