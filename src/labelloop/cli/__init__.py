@@ -14,6 +14,7 @@ from labelloop.cli.models import app as models_app
 from labelloop.cli.prelabel import prelabel
 from labelloop.cli.runtimes import app as runtimes_app
 from labelloop.cli.serve import serve
+from labelloop.cli.watch import watch
 from labelloop.cli.worker import worker
 from labelloop.core.errors import LabelloopError
 
@@ -49,6 +50,7 @@ app.command()(connect)
 app.command()(doctor)
 app.command()(demo)
 app.command()(prelabel)
+app.command()(watch)
 app.command()(worker)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -79,14 +80,27 @@ def decode_event(body: bytes) -> Event:
     content = decode_object(body)
     project, action = content.get("project"), content.get("action")
     annotations = [*_objects(content.get("annotation")), *_objects(content.get("annotations"))]
+    known = [annotation for annotation in annotations if _id(annotation.get("id")) is not None]
     tasks = [*_objects(content.get("task")), *_objects(content.get("tasks"))]
-    task_ids = [task.get("id") for task in tasks] or [annotation.get("task") for annotation in annotations]
+    # each annotation names its task, and their order is what tells which belongs to which
+    owners = [annotation.get("task") for annotation in known]
+    task_ids = owners if owners and None not in owners else [task.get("id") for task in tasks]
     return Event(
         action=action[:100] if isinstance(action, str) else "",
         project_id=project_id_of(project.get("id") if isinstance(project, dict) else project),
         task_ids=_ids(task_ids),
-        annotation_ids=_ids([annotation.get("id") for annotation in annotations]),
+        annotation_ids=tuple(annotation["id"] for annotation in known),
+        updated_at=tuple(moment_of(annotation.get("updated_at")) for annotation in known),
     )
+
+
+def moment_of(text: Any) -> datetime | None:
+    """ "2026-11-20T12:03:29.289364Z"; None for what is no moment with a zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo is not None else None
 
 
 def _id(value: Any) -> int | None:
