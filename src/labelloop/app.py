@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import structlog
 from starlette.routing import Router
-from starlette.types import ASGIApp
 
 from labelloop.core.metrics import Metrics
 from labelloop.core.settings import Settings
 from labelloop.http.api import Api
 from labelloop.http.auth import BasicAuth, Callers
 from labelloop.http.edge import Edge
+from labelloop.http.feed import Feed
+from labelloop.http.jobs import JobsApi
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
 from labelloop.http.protocol import Protocol
@@ -136,8 +137,8 @@ def _path(
     return media, predictor
 
 
-def create_app(settings: Settings, parts: Parts) -> ASGIApp:
-    """The web application around `parts`."""
+def create_app(settings: Settings, parts: Parts) -> Edge:
+    """The web application around `parts`. Call its `end_streams` before waiting for callers to go."""
     registry = parts.store.registry
     auth = BasicAuth(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
     protocol = Protocol(settings, parts.projects, parts.predictor, parts.origins, parts.store.events, parts.metrics)
@@ -148,14 +149,17 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
         add_model=lambda path, card: add_model(registry, path, card, settings),
         assign=registry.bind,
     )
+    feed = Feed(parts.store.jobs, parts.store.engine)
+    jobs = JobsApi(settings, parts.store, feed)
     warnings = exposure_warnings(settings)
     for warning in warnings:
         log.warning(warning)
     routes = [
         *protocol.routes(),
         *api.routes(),
+        *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
-        *Pages(settings, api, parts.store.events, warnings=warnings).routes(),
+        *Pages(settings, api, jobs, parts.store.events, warnings=warnings).routes(),
     ]
 
     @contextlib.asynccontextmanager
@@ -177,6 +181,7 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
         callers=Callers(local_only=is_private(settings) and not auth.enabled),
         metrics=parts.metrics,
         paths=paths,
+        end_streams=feed.close,
     )
 
 
