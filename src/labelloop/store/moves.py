@@ -16,8 +16,8 @@ from labelloop.store.db import upsert
 
 
 class Move(msgspec.Struct, frozen=True):
-    """A project's pointer went from `source` to `target`: "NAME" (follows the newest version) or "NAME@NUMBER".
-    `source` None: it pointed nowhere, and nothing else was known to serve the project. `back`: this is a rollback."""
+    """A project's pointer went to `target`, "NAME" (follows the newest version) or "NAME@NUMBER". `source` is the
+    version that served until then, None where nothing is known to have served. `back`: this is a rollback."""
 
     project_id: int
     source: str | None
@@ -28,26 +28,36 @@ class Move(msgspec.Struct, frozen=True):
     at: datetime
 
 
-def pointer(connection: sa.Connection, project_id: int) -> str | None:
-    """Where a project points now; nobody else moves it before this transaction ends."""
-    table = schema.bindings
-    # An update that changes nothing takes the lock; a read alone would let two moves begin at the same place.
-    connection.execute(sa.update(table).filter_by(project_id=project_id).values(name=table.c.name))
-    row = connection.execute(sa.select(table.c.name, table.c.number).filter_by(project_id=project_id)).first()
-    return None if row is None else spec_of(row.name, row.number)
+class Pointer(msgspec.Struct, frozen=True):
+    """Where a project points: `spec` is "NAME" or "NAME@NUMBER", since `at`."""
+
+    spec: str
+    at: datetime
 
 
 def spec_of(name: str, number: int | None) -> str:
     return name if number is None else f"{name}@{number}"
 
 
-def write(connection: sa.Connection, move: Move, *, name: str, number: int | None) -> None:
-    """Point to `name` and `number`, which `move.target` spells, and remember it. A move to where the pointer is already
-    leaves no trace in the history."""
+def pointer(connection: sa.Connection, project_id: int) -> Pointer | None:
+    """Where a project points now; nobody else moves it before this transaction ends."""
+    table = schema.bindings
+    # An update that changes nothing takes the lock; a read alone would let two moves begin at the same place.
+    connection.execute(sa.update(table).filter_by(project_id=project_id).values(name=table.c.name))
+    query = sa.select(table.c.name, table.c.number, table.c.moved_at).filter_by(project_id=project_id)
+    row = connection.execute(query).first()
+    return None if row is None else Pointer(spec_of(row.name, row.number), row.moved_at)
+
+
+def point(connection: sa.Connection, move: Move, *, name: str, number: int | None) -> None:
+    """Point to `name` and `number`, which `move.target` spells."""
     row = {"name": name, "number": number, "reason": move.reason, "moved_at": move.at}
     upsert(connection, schema.bindings, {"project_id": move.project_id}, row)
-    if move.source != move.target:
-        connection.execute(sa.insert(schema.moves).values(**msgspec.structs.asdict(move)))
+
+
+def remember(connection: sa.Connection, move: Move) -> None:
+    """Add a move to the history."""
+    connection.execute(sa.insert(schema.moves).values(**msgspec.structs.asdict(move)))
 
 
 def read(connection: sa.Connection, project_id: int) -> list[Move]:
@@ -57,17 +67,20 @@ def read(connection: sa.Connection, project_id: int) -> list[Move]:
 
 
 def stack_of(moves: Sequence[Move]) -> list[tuple[str, datetime]]:
-    """Where repeated rollbacks lead, the present last: targets, and when the pointer last came to each by going
-    forward. A rollback takes away what it left, so the next one goes further back."""
+    """What repeated rollbacks lead through, the present last, each with a moment when it was there.
+
+    What is not the present is a version with its number: the one that served when the pointer left, whatever a name
+    would mean by now. A rollback takes away what it left, so the next one goes further back.
+    """
     stack: list[tuple[str, datetime]] = []
     for move in moves:
-        if not stack and move.source is not None:
-            stack.append((move.source, move.at))
+        if move.source is not None:
+            stack[-1:] = [(move.source, move.at)]
+        before = [version for version, _ in stack[:-1]]
         if not move.back:
             stack.append((move.target, move.at))
-            continue
-        while len(stack) > 1:
-            stack.pop()
-            if stack[-1][0] == move.target:
-                break
+        elif move.target in before:
+            del stack[len(before) - before[::-1].index(move.target) :]
+        else:  # to what the name that it left had meant before
+            stack[-1:] = [(move.target, move.at)]
     return stack

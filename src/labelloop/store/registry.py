@@ -19,7 +19,7 @@ from labelloop.core.errors import ModelError, ModelNotFound
 from labelloop.store import moves, schema
 from labelloop.store.artifacts import Artifacts, hash_file
 from labelloop.store.db import upsert
-from labelloop.store.moves import Move
+from labelloop.store.moves import Move, Pointer
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +96,27 @@ class Catalogue(msgspec.Struct, frozen=True):
             return self.find(default)
         added = {version.name for version in self.versions if not version.trained}
         return self.find(added.pop()) if len(added) == 1 else None
+
+    def meaning(self, spec: str) -> str:
+        """The id of the version that `spec` means; `spec` itself where there is none any more."""
+        try:
+            return self.find(spec).id
+        except ModelNotFound:
+            return spec
+
+    def meant(self, pointer: Pointer) -> list[tuple[str, datetime]]:
+        """The versions that a pointer to a name has led to since it was set, oldest first, each with the moment when it
+        was added; nothing for a pointer to a number."""
+        name, number = parse_spec(pointer.spec)
+        added = [v for v in self.versions if v.name == name and not v.trained and number is None]
+        first = [version for version in added if version.created_at <= pointer.at][-1:]
+        later = [version for version in added if version.created_at > pointer.at]
+        return [(version.id, version.created_at) for version in [*first, *later]]
+
+    def has(self, version: str, *, at: datetime) -> bool:
+        """Whether the version that had this id at a moment is still there: the number of one that was removed may have
+        been given to another since."""
+        return any(known.id == version and known.created_at <= at for known in self.versions)
 
 
 class Registry:
@@ -218,36 +239,38 @@ class Registry:
     ) -> ModelVersion:
         """Move the pointer of a project; every server on this store follows within two seconds.
 
-        `by` says who, `before` what served the project until now where it is not assigned (`serve --model`): a rollback
-        leads there. A name without any version that people added is pinned to its number, or the next candidate would
-        be live at once. Raises ModelNotFound, and ModelError for a number that no project can have.
+        `by` says who, `before` which version served the project until now where none is assigned (`serve --model`): a
+        rollback leads there. A name without any version that people added is pinned to its number, or the next
+        candidate would be live at once. Raises ModelNotFound, and ModelError for a number that no project can have.
         """
         catalogue = self.catalogue()
         version = catalogue.find(spec)
         if schema.as_id(project_id) is None:
             raise ModelError(f"There is no project {project_id}.", hint="Its number is in its address: /projects/7/.")
         name, number = parse_spec(spec)
-        number = version.number if version.trained else number
-        unassigned = before or _name_of(catalogue.of_project(None))
+        target = moves.spec_of(name, version.number if version.trained else number)
+        only = catalogue.of_project(None)
         with self._engine.begin() as connection:
-            source = moves.pointer(connection, project_id) or unassigned
-            self._move(connection, project_id, source, (name, number), reason=reason, by=by)
+            now = moves.pointer(connection, project_id)
+            source = catalogue.meaning(now.spec) if now else before or (only.id if only else None)
+            self._move(connection, project_id, source, target, version.id, reason=reason, by=by)
         return version
 
     def rollback(self, project_id: int, *, reason: str = "rolled back", by: str = "") -> Move:
-        """Move the pointer to where it was before its last move; repeated, further back. Versions that were removed
-        meanwhile are passed over. Raises ModelError when there is nothing to go back to."""
-        known = {version.id: version for version in self.catalogue().versions}
+        """Move the pointer to the version that served before; repeated, further back. The version is pinned: a name
+        might mean another one by now. Versions that were removed meanwhile are passed over. Raises ModelError when
+        there is nothing to go back to."""
+        catalogue = self.catalogue()
         if schema.as_id(project_id) is None:
             raise _nothing_before(project_id, None)
         with self._engine.begin() as connection:
-            source = moves.pointer(connection, project_id)
-            for target, since in reversed(moves.stack_of(moves.read(connection, project_id))[:-1]):
-                if target != source and _is_there(target, since, known):
-                    break
-            else:
-                raise _nothing_before(project_id, source)
-            return self._move(connection, project_id, source, parse_spec(target), reason=reason, by=by, back=True)
+            now = moves.pointer(connection, project_id)
+            source = catalogue.meaning(now.spec) if now else None
+            earlier = [*moves.stack_of(moves.read(connection, project_id))[:-1], *(catalogue.meant(now) if now else ())]
+            for target, at in reversed(earlier):
+                if target != source and catalogue.has(target, at=at):
+                    return self._move(connection, project_id, source, target, target, reason=reason, by=by, back=True)
+            raise _nothing_before(project_id, source)
 
     def history(self, project_id: int) -> list[Move]:
         """The moves of a project's pointer, newest first."""
@@ -261,22 +284,27 @@ class Registry:
         connection: sa.Connection,
         project_id: int,
         source: str | None,
-        target: tuple[str, int | None],
+        target: str,
+        version: str,
         *,
         reason: str,
         by: str,
         back: bool = False,
     ) -> Move:
+        """Pointer and history; nothing for the history where the same `version` goes on serving."""
         move = Move(
             project_id=project_id,
             source=source,
-            target=moves.spec_of(*target),
+            target=target,
             back=back,
             reason=schema.as_text(reason, limit=500),
             by=schema.as_text(by, limit=100),
             at=schema.now(),
         )
-        moves.write(connection, move, name=target[0], number=target[1])
+        name, number = parse_spec(target)
+        moves.point(connection, move, name=name, number=number)
+        if source != version:
+            moves.remember(connection, move)
         return move
 
     def path(self, version: ModelVersion) -> Path | None:
@@ -294,20 +322,6 @@ class Registry:
         query = sa.select(schema.connections).order_by(schema.connections.c.saved_at.desc())
         with self._engine.connect() as connection:
             return [(row.url, row.token) for row in connection.execute(query)]
-
-
-def _name_of(version: ModelVersion | None) -> str | None:
-    return None if version is None else version.name
-
-
-def _is_there(target: str, since: datetime, known: Mapping[str, ModelVersion]) -> bool:
-    """Whether what a pointer meant at a time is still there: the number of a version that was removed may have been
-    given to another since."""
-    name, number = parse_spec(target)
-    if number is None:
-        return any(version.name == name for version in known.values())
-    version = known.get(target)
-    return version is not None and version.created_at <= since
 
 
 def _nothing_before(project_id: int, source: str | None) -> ModelError:
