@@ -14,6 +14,7 @@ from labelloop.cli.models import app as models_app
 from labelloop.cli.prelabel import prelabel
 from labelloop.cli.runtimes import app as runtimes_app
 from labelloop.cli.serve import serve
+from labelloop.cli.video import app as video_app
 from labelloop.cli.worker import worker
 from labelloop.core.errors import LabelloopError
 
@@ -53,6 +54,7 @@ app.command()(worker)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(runtimes_app, name="runtimes")
+app.add_typer(video_app, name="video")
 
 
 def main() -> None:
