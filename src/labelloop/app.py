@@ -21,6 +21,7 @@ from labelloop.http.feed import Feed
 from labelloop.http.jobs import JobsApi
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
+from labelloop.http.pointers import PointersApi
 from labelloop.http.protocol import Protocol
 from labelloop.jobs.kinds import Kinds
 from labelloop.jobs.open import Loop, Opener
@@ -177,7 +178,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         parts.slots,
         parts.store.events,
         add_model=lambda path, card: add_model(registry, path, card, settings),
-        assign=registry.bind,
+        assign=lambda project, spec: registry.bind(project, spec, reason="assigned", by="JSON API"),
     )
     feed = Feed(parts.store.jobs, parts.store.engine)
     jobs = JobsApi(settings, parts.store, feed)
@@ -187,6 +188,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
     routes = [
         *protocol.routes(),
         *api.routes(),
+        *PointersApi(parts.projects, registry).routes(),
         *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
         *Pages(settings, api, jobs, parts.store.events, warnings=warnings).routes(),
