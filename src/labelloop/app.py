@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,11 +21,13 @@ from labelloop.http.feed import Feed
 from labelloop.http.jobs import JobsApi
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
+from labelloop.http.pointers import PointersApi
 from labelloop.http.protocol import Protocol
 from labelloop.jobs.kinds import Kinds
 from labelloop.jobs.looks import Looks
 from labelloop.jobs.open import Loop, Opener
 from labelloop.jobs.resident import Resident
+from labelloop.jobs.watchers import Watchers
 from labelloop.jobs.worker import Engine, Worker
 from labelloop.learning.acquisition import Acquisition, scorer
 from labelloop.learning.memory import Recorder
@@ -56,6 +59,7 @@ class Parts(NamedTuple):
     loop: Loop
     jobs: Resident
     """Runs background jobs with the parts above, once it is started."""
+    watchers: Watchers
     recorder: Recorder
 
 
@@ -72,12 +76,40 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     media, predictor = _path(settings, store, metrics, slots, origins)
     loop = Loop()
     jobs = Resident(lambda: _worker(settings, store, slots, predictor, origins, loop, needed=projects.wanted))
-    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs, Recorder(store.scores))
+    watchers = Watchers(settings, store, projects.version_of, named=settings.watch, kept=True)
+    recorder = Recorder(store.scores)
+    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs, watchers, recorder)
 
 
 @contextlib.contextmanager
 def open_worker(settings: Settings, *, load: Load | None = None) -> Iterator[Worker]:
     """A worker with a prediction path of its own and no server. `load` as in `assemble`."""
+    with _workshop(settings, load) as (_, make):
+        yield make()
+
+
+@contextlib.contextmanager
+def open_watch(settings: Settings, projects: Sequence[str], *, load: Load | None = None) -> Iterator[Watchers]:
+    """Watches `projects` without a server; runs jobs too, unless another process does. `load` as in `assemble`."""
+    with _workshop(settings, load) as (store, make):
+        resident = Resident(make)
+
+        def ensure_worker() -> None:
+            if not store.workers.any_alive():
+                resident.start()
+
+        def version_of(project: int) -> ModelVersion | None:
+            return store.registry.catalogue().of_project(project)
+
+        try:
+            yield Watchers(settings, store, version_of, named=projects, kept=False, ensure_worker=ensure_worker)
+        finally:
+            resident.stop()
+
+
+@contextlib.contextmanager
+def _workshop(settings: Settings, load: Load | None) -> Iterator[tuple[Store, Callable[[], Worker]]]:
+    """A store, and how to make a worker with a prediction path of its own."""
     store = open_store(settings)
     metrics = Metrics()
     slots = _slots(settings, store, metrics, load)
@@ -85,7 +117,7 @@ def open_worker(settings: Settings, *, load: Load | None = None) -> Iterator[Wor
     media, predictor = _path(settings, store, metrics, slots, origins)
     with Loop() as loop:
         try:
-            yield _worker(settings, store, slots, predictor, origins, loop, needed=tuple)
+            yield store, lambda: _worker(settings, store, slots, predictor, origins, loop, needed=tuple)
         finally:
             predictor.close()
             slots.close()
@@ -181,7 +213,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         parts.slots,
         parts.store.events,
         add_model=lambda path, card: add_model(registry, path, card, settings),
-        assign=registry.bind,
+        assign=lambda project, spec: registry.bind(project, spec, reason="assigned", by="JSON API"),
     )
     feed = Feed(parts.store.jobs, parts.store.engine)
     jobs = JobsApi(settings, parts.store, feed)
@@ -191,6 +223,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
     routes = [
         *protocol.routes(),
         *api.routes(),
+        *PointersApi(parts.projects, registry).routes(),
         *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
         *Pages(settings, api, jobs, parts.store.events, warnings=warnings).routes(),
@@ -201,6 +234,8 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         following = asyncio.create_task(follow_store(parts))
         if settings.jobs:
             parts.jobs.start()
+        if settings.jobs or settings.watch:
+            threading.Thread(target=parts.watchers.run, name="watch", daemon=True).start()
         try:
             yield
         finally:
@@ -232,6 +267,7 @@ async def follow_store(parts: Parts) -> None:
 
 def close(parts: Parts) -> None:
     """End the threads; what was begun is finished, jobs go on where they are at the next start."""
+    parts.watchers.stop()
     parts.jobs.stop()
     parts.predictor.close()
     parts.recorder.close()

@@ -287,6 +287,30 @@ def test_what_is_no_export_of_films(run: Run, tmp_path: Path, content: str, says
     assert says in err
 
 
+@pytest.mark.parametrize(
+    ("reference", "film"),
+    [("/data/upload/4/d942553a-clip.mp4", "clip"), ("s3://bucket/a/b%20c.mp4?x=1", "b c"), ("..", "task-3"), ("/", "task-3"),
+     ("/data/local-files/?d=x/../../..", "task-3"), ("a\\..\\b.mp4", "a_.._b"), ("http://[x/y.mp4", "task-3"), ("x/..%2F..%2Fy.mp4", "y")],
+)  # fmt: skip
+def test_a_film_is_called_by_a_name_and_never_by_a_path(run: Run, tmp_path: Path, reference: str, film: str) -> None:
+    (tmp_path / "e.json").write_text(json.dumps([task(3, reference, CAR)]))
+    assert run("interpolate", "e.json", "--format", "mot", "--size", "160x96", "-o", "out")[0] == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [film]
+
+
+def test_force_replaces_a_data_set_and_nothing_else(run: Run, tmp_path: Path, export: Path, film: Path) -> None:
+    words = ("interpolate", export, "--format", "yolo", "--images", film, "-o", "set")
+    assert run(*words)[0] == 0
+    (tmp_path / "set/images/train/clip/clip_000099.jpg").touch()
+    assert run(*words)[0] == 1
+    assert run(*words, "--force")[0] == 0
+    assert len(list((tmp_path / "set/images/train/clip").iterdir())) == 16
+    (tmp_path / "set/data.yaml").unlink()
+    status, _, err = run(*words, "--force")
+    assert (status, err.splitlines()[0]) == (1, "set is no data set and stays.")
+    assert (tmp_path / "set/labels").is_dir()
+
+
 def test_a_film_that_is_not_there_is_named(run: Run, export: Path, tmp_path: Path) -> None:
     two = [task(1, "a.mp4", CAR), task(2, "s3://bucket/b%20c.mp4", CAR)]
     export.write_text(json.dumps(two))

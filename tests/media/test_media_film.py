@@ -173,3 +173,18 @@ def test_damage_in_the_middle_names_the_last_good_frame(film: Path) -> None:
     seen = []
     with pytest.raises(MediaUndecodable, match="damaged or cut off"):
         seen += [frame.number for frame in read_frames(film)]
+
+
+def test_frames_keep_their_numbers_where_the_decoder_drops_some(tmp_path: Path) -> None:
+    """Cut out of a longer film between two key frames: the first frames need one that is not there."""
+    source = write(tmp_path / "source.mp4", EVEN, bf="0", **{"x264-params": "keyint=20:min-keyint=20:scenecut=0"})
+    with av.open(str(source)) as film, av.open(str(tmp_path / "part.mkv"), "w") as part:
+        stream = part.add_stream_from_template(film.streams.video[0])
+        for number, packet in enumerate(film.demux(video=0), start=1):
+            if packet.size and number > 10:
+                packet.stream = stream
+                part.mux(packet)
+    assert describe(tmp_path / "part.mkv").frames_count == 50
+    frames = list(read_frames(tmp_path / "part.mkv"))
+    assert [frame.number for frame in frames] == list(range(11, 51))
+    assert numbers(frame.rgb for frame in frames) == list(range(21, 61))

@@ -16,6 +16,7 @@ from labelloop.cli.prelabel import prelabel
 from labelloop.cli.runtimes import app as runtimes_app
 from labelloop.cli.serve import serve
 from labelloop.cli.video import app as video_app
+from labelloop.cli.watch import watch
 from labelloop.cli.worker import worker
 from labelloop.core.errors import LabelloopError
 
@@ -52,6 +53,7 @@ app.command()(doctor)
 app.command()(demo)
 app.command()(prelabel)
 app.command()(order)
+app.command()(watch)
 app.command()(worker)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")

@@ -44,10 +44,10 @@ SIZE = typer.Option(None, help="Size of the films in pixels, such as 1280x720: e
 def make(
     folder: Path = typer.Argument(metavar="DIR", help="Folder of pictures."),
     out: Path = typer.Option(
-        None, "--out", "-o", help="An .mp4 file, or a folder.  [default: beside DIR, named after it]"
+        None, "--out", "-o", help="An .mp4 file, or a folder. Default: beside DIR, named after it."
     ),
     fps: str = typer.Option("25", help="Frames per second: 25, 29.97, 30000/1001."),
-    pattern: str = typer.Option(None, help="Which files are pictures, such as '*.jpg'.  [default: by their suffix]"),
+    pattern: str = typer.Option(None, help="Which files are pictures, such as '*.jpg'. Default: by their suffix."),
     recursive: bool = typer.Option(False, "--recursive", "-r", help="Also a film of each folder below DIR."),
     force: bool = FORCE,
     verify: bool = typer.Option(False, "--verify", help="Read every frame back and compare it with its picture."),
@@ -79,7 +79,7 @@ def make(
 @app.command()
 def interpolate(
     export: Path = EXPORT,
-    out: Path = typer.Option(None, "--out", "-o", help="File or folder to write.  [default: beside EXPORT]"),
+    out: Path = typer.Option(None, "--out", "-o", help="File or folder to write. Default: beside EXPORT."),
     format: Format = typer.Option(Format.labelstudio, help="What to write."),
     rotation: Turning = ROTATION,
     images: Path = typer.Option(
@@ -118,7 +118,7 @@ def interpolate(
 @app.command()
 def reduce(
     export: Path = EXPORT,
-    out: Path = typer.Option(None, "--out", "-o", help="File to write.  [default: EXPORT.reduced.json]"),
+    out: Path = typer.Option(None, "--out", "-o", help="File to write. Default: EXPORT.reduced.json."),
     iou: float = typer.Option(0.9, min=0, max=1, help="At least this much each box overlaps the one it stands for."),
     rotation: Turning = ROTATION,
     size: str = SIZE,

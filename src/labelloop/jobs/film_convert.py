@@ -20,6 +20,9 @@ from labelloop.media.frames import Frames, open_frames
 from labelloop.video.interpolate import Rotation, interpolate
 from labelloop.video.keyframes import Fidelity, fidelity, reduce
 
+MARKS = ("annotations.json", "data.yaml")
+"""What every data set of ours has."""
+
 Tasks = Sequence[Mapping[str, Any]]
 Format = Literal["csv", "mot", "coco", "yolo"]
 
@@ -130,7 +133,10 @@ def _without_pictures(target: Path, tasks: Sequence[FilmTask], format: Format, r
 def _with_pictures(
     target: Path, tasks: Sequence[FilmTask], films: Mapping[str, Frames], format: Format, rotation: Rotation
 ) -> Written:
-    """The folder appears when it is complete."""
+    """The folder appears when it is complete. One that is there goes, if it is a data set: --force and a slip of the
+    pen must not cost anybody's home."""
+    if target.exists() and any(target.iterdir()) and not any((target / name).exists() for name in MARKS):
+        raise FilmError(f"{target} is no data set and stays.", hint="Name a new folder with -o.")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     pictures = partial / ("images" if format == "coco" else "frames")

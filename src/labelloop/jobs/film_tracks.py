@@ -130,7 +130,7 @@ def _named(task: Mapping[str, Any], taken: set[str]) -> FilmTask:
     number = task.get("id")
     task_id = number if type(number) is int else None
     plain = re.sub(r"^[0-9a-f]{8}-", "", films[0]) if films else ""
-    name = PurePosixPath(plain).stem or f"task-{task_id}"
+    name = PurePosixPath(plain).stem.strip(". ") or f"task-{task_id}"
     if name in taken:
         name = f"{name}-{task_id}"
     taken.add(name)
@@ -139,9 +139,13 @@ def _named(task: Mapping[str, Any], taken: set[str]) -> FilmTask:
 
 def _file_name(reference: str) -> str:
     """`/data/local-files/?d=a/b%20c.mp4` -> `b c.mp4`; whatever comes out is a name and no path."""
-    parts = urlsplit(reference)
+    try:
+        parts = urlsplit(reference)
+    except ValueError:  # brackets that are no IPv6 address
+        return ""
     inside = parse_qs(parts.query).get("d")
-    return PurePosixPath(inside[0] if inside else unquote(parts.path)).name.replace("\\", "_").replace("\0", "_")
+    name = PurePosixPath(inside[0] if inside else unquote(parts.path)).name
+    return re.sub(r"[\x00-\x1f\\:*?\"<>|]", "_", name)
 
 
 def placed(task: FilmTask, *, rotation: Rotation = "linear") -> Iterator[Placed]:

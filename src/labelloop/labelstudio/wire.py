@@ -81,14 +81,27 @@ def decode_event(body: bytes) -> Event:
     content = decode_object(body)
     project, action = content.get("project"), content.get("action")
     annotations = [*_objects(content.get("annotation")), *_objects(content.get("annotations"))]
+    known = [annotation for annotation in annotations if _id(annotation.get("id")) is not None]
     tasks = [*_objects(content.get("task")), *_objects(content.get("tasks"))]
-    task_ids = [task.get("id") for task in tasks] or [annotation.get("task") for annotation in annotations]
+    # each annotation names its task, and their order is what tells which belongs to which
+    owners = [annotation.get("task") for annotation in known]
+    task_ids = owners if owners and None not in owners else [task.get("id") for task in tasks]
     return Event(
         action=action[:100] if isinstance(action, str) else "",
         project_id=project_id_of(project.get("id") if isinstance(project, dict) else project),
         task_ids=_ids(task_ids),
-        annotation_ids=_ids([annotation.get("id") for annotation in annotations]),
+        annotation_ids=tuple(annotation["id"] for annotation in known),
+        updated_at=tuple(moment_of(annotation.get("updated_at")) for annotation in known),
     )
+
+
+def moment_of(value: Any) -> datetime | None:
+    """A moment as Label Studio writes it, "2026-11-20T12:03:29.289364Z", in UTC where it names no zone; else None."""
+    try:
+        found = msgspec.convert(value, datetime)
+    except msgspec.ValidationError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _id(value: Any) -> int | None:
@@ -350,7 +363,7 @@ def decode_annotation(row: Mapping[str, Any], config: LabelConfig, *, task_id: i
         regions=tuple(decode_regions(result, config)),
         sizes=_sizes(result, config),
         author_id=_id(author.get("id") if isinstance(author, dict) else author),
-        updated_at=_moment(row.get("updated_at")),
+        updated_at=moment_of(row.get("updated_at")),
         ground_truth=row.get("ground_truth") is True,
         skipped=row.get("was_cancelled") is True,
     )
@@ -368,14 +381,6 @@ def _sizes(result: Any, config: LabelConfig) -> dict[MediaKey, Size]:
         except (TypeError, ValueError):
             continue  # not about a place in a picture
     return found
-
-
-def _moment(value: Any) -> datetime | None:
-    try:
-        moment = msgspec.convert(value, datetime)
-    except msgspec.ValidationError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _name_of(item: dict[str, Any]) -> str | None:

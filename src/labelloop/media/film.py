@@ -117,30 +117,30 @@ def read_frames(path: Path, *, first: int = 1, last: int | None = None, every: i
     end = clock.frames_count if last is None else min(last, clock.frames_count)
     with _opened(path) as (container, stream):
         number = 0
-        for frame in _from(path, container, stream, clock, first):
-            number = max(number, first - 1) + 1
+        for number, frame in _from(path, container, stream, clock, first):
             if number > end:
                 return
             if (number - first) % every == 0:
                 yield Frame(number, _seconds(frame, clock, number), _upright(frame))
     if number < end and first <= end:
-        raise _cut_off(path, max(number, 0), clock.frames_count)
+        raise _cut_off(path, number, clock.frames_count)
 
 
 def _from(
     path: Path, container: InputContainer, stream: VideoStream, clock: _Clock, first: int
-) -> Iterator[VideoFrame]:
-    """Decoded frames from number `first` on."""
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decoded frames from number `first` on, with their numbers: those of their times where the container tells times,
+    because a decoder may drop what it cannot use."""
     if first > clock.frames_count:
         return
     if first > 1 and len(clock.ticks):
-        tick = int(clock.ticks[first - 1])
-        container.seek(tick, stream=stream, backward=True)
-        yield from (frame for frame in _decoded(path, container, stream) if frame.pts is None or frame.pts >= tick)
-        return
+        container.seek(int(clock.ticks[first - 1]), stream=stream, backward=True)
     for index, frame in enumerate(_decoded(path, container, stream), start=1):
-        if index >= first:
-            yield frame
+        number = index
+        if frame.pts is not None and len(clock.ticks):
+            number = int(np.searchsorted(clock.ticks, frame.pts)) + 1
+        if number >= first:
+            yield number, frame
 
 
 def _seconds(frame: VideoFrame, clock: _Clock, number: int) -> float:
