@@ -10,6 +10,7 @@ from labelloop.cli.connect import connect
 from labelloop.cli.demo import demo
 from labelloop.cli.doctor import doctor
 from labelloop.cli.jobs import app as jobs_app
+from labelloop.cli.loop import loop, train
 from labelloop.cli.models import app as models_app
 from labelloop.cli.order import order
 from labelloop.cli.prelabel import prelabel
@@ -54,6 +55,8 @@ app.command()(demo)
 app.command()(prelabel)
 app.command()(order)
 app.command()(watch)
+app.command()(loop)
+app.command()(train)
 app.command()(worker)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")

@@ -19,6 +19,9 @@ from labelloop.learning.manifest import Manifest, Options
 PAGE_SIZE = 100
 """Tasks in memory at a time: a brush stroke's result has megabytes."""
 
+# `include` chooses the keys of the annotations inside the tasks as well: without "result" they come with ids alone.
+INCLUDE = ("id", "data", "annotations", "result", "was_cancelled", "ground_truth", "completed_by", "updated_at")
+
 Ask = Callable[[Callable[[], TaskPage]], TaskPage]
 """Runs one request; a job's Patience waits for a Label Studio that is away."""
 
@@ -66,5 +69,4 @@ def _rows(
 
 
 def _page(client: Client, project_id: int, query: Mapping[str, Any]) -> TaskPage:
-    include = ("id", "data", "annotations")
-    return client.tasks(project_id, page_size=PAGE_SIZE, include=include, query=query, everything=True)
+    return client.tasks(project_id, page_size=PAGE_SIZE, include=INCLUDE, query=query, everything=True)
