@@ -71,7 +71,7 @@ def test_training_now_is_one_run_however_often_it_is_asked_for(backend: Backend,
 
 def test_training_needs_a_label_studio(backend: Backend) -> None:
     answer = backend.http.post(f"/api/projects/{PROJECT}/train", json={})
-    assert answer.status_code == 400
+    assert answer.status_code == 409
     assert "labelloop connect" in answer.json()["hint"]
 
 

@@ -13,6 +13,7 @@ from labelloop.core.errors import JobError
 from labelloop.http.edge import read_body, reply
 from labelloop.jobs.training import Training, loop_options
 from labelloop.labelstudio import wire
+from labelloop.store.loops import Loop, LoopOptions
 
 MAX_BODY = 10_000
 
@@ -50,7 +51,7 @@ class LoopApi:
 
     def _change(self, number: int, body: dict[str, Any]) -> Any:
         known = self._training.loops.find(number)
-        options = loop_options(known.options if known else None, _options(body))
+        options = _changed(known, body)
         enabled = body.get("enabled", known.enabled if known else False)
         if not isinstance(enabled, bool):
             raise wire.BadRequest('"enabled" is true or false.')
@@ -59,7 +60,7 @@ class LoopApi:
 
     def _begin(self, number: int, body: dict[str, Any]) -> tuple[str, bool]:
         known = self._training.loops.find(number)
-        options = loop_options(known.options if known else None, _options(body))
+        options = _changed(known, body)
         address = self._address(number)
         if known is None:
             self._training.loops.set(number, address, enabled=False, options=options)
@@ -82,11 +83,14 @@ async def _object(request: Request) -> dict[str, Any]:
     return wire.decode_object(await read_body(request, limit=MAX_BODY))
 
 
-def _options(body: dict[str, Any]) -> dict[str, Any]:
-    options = body.get("options", {})
-    if not isinstance(options, dict):
+def _changed(known: Loop | None, body: dict[str, Any]) -> LoopOptions:
+    changes = body.get("options", {})
+    if not isinstance(changes, dict):
         raise wire.BadRequest('"options" is an object, as in {"options": {"min_new": 20}}.')
-    return options
+    try:
+        return loop_options(known.options if known else None, changes)
+    except JobError as error:
+        raise wire.BadRequest(error.message) from error
 
 
 def _project(request: Request) -> int:
