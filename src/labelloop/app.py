@@ -33,7 +33,7 @@ from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
 from labelloop.serving.projects import Projects
 from labelloop.serving.slots import Load, Slots
-from labelloop.store.registry import ModelVersion
+from labelloop.store.registry import ModelVersion, Registry
 
 log = structlog.get_logger(__name__)
 
@@ -111,6 +111,16 @@ def _worker(
     )
     kinds = Kinds(store.jobs, {"prelabel": prelabel.open})
     return Worker(store.jobs, store.workers, kinds.open, engine)
+
+
+@contextlib.contextmanager
+def open_media(settings: Settings, registry: Registry) -> Iterator[MediaLoader]:
+    """A media loader alone, for commands: it knows what `labelloop connect` saved."""
+    media = MediaLoader(settings, Origins(settings, registry.connections, trust_setup=True).of)
+    try:
+        yield media
+    finally:
+        media.close()
 
 
 def _slots(settings: Settings, store: Store, metrics: Metrics, load: Load | None) -> Slots:

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from labelloop.cli.connect import connect
+from labelloop.cli.dataset import app as dataset_app
 from labelloop.cli.demo import demo
 from labelloop.cli.doctor import doctor
 from labelloop.cli.jobs import app as jobs_app
@@ -51,6 +52,7 @@ app.command()(doctor)
 app.command()(demo)
 app.command()(prelabel)
 app.command()(worker)
+app.add_typer(dataset_app, name="dataset")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(runtimes_app, name="runtimes")
