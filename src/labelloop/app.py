@@ -12,6 +12,7 @@ import structlog
 from starlette.routing import Router
 from starlette.types import ASGIApp
 
+from labelloop.core.errors import ModelNotFound
 from labelloop.core.metrics import Metrics
 from labelloop.core.settings import Settings
 from labelloop.http.api import Api
@@ -20,6 +21,7 @@ from labelloop.http.edge import Edge
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
 from labelloop.http.protocol import Protocol
+from labelloop.http.quality import QualityApi
 from labelloop.jobs.open import Loop, Opener
 from labelloop.jobs.worker import Worker
 from labelloop.media.load import MediaLoader
@@ -125,12 +127,14 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
         add_model=lambda path, card: add_model(registry, path, card, settings),
         assign=registry.bind,
     )
+    quality = QualityApi(parts.origins.connection, lambda project: _live(parts.projects, project))
     warnings = exposure_warnings(settings)
     for warning in warnings:
         log.warning(warning)
     routes = [
         *protocol.routes(),
         *api.routes(),
+        *quality.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
         *Pages(settings, api, parts.store.events, warnings=warnings).routes(),
     ]
@@ -142,6 +146,7 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
             yield
         finally:
             following.cancel()
+            quality.close()
             await asyncio.to_thread(close, parts)
 
     paths = frozenset(route.path for route in routes)
@@ -153,6 +158,15 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
         metrics=parts.metrics,
         paths=paths,
     )
+
+
+def _live(projects: Projects, project: int) -> str | None:
+    """The version that serves a project; None without one, also where it was removed by hand."""
+    try:
+        version = projects.version_of(project)
+    except ModelNotFound:
+        return None
+    return version.id if version is not None else None
 
 
 async def follow_store(parts: Parts) -> None:

@@ -12,6 +12,7 @@ from labelloop.cli.doctor import doctor
 from labelloop.cli.jobs import app as jobs_app
 from labelloop.cli.models import app as models_app
 from labelloop.cli.prelabel import prelabel
+from labelloop.cli.quality import quality
 from labelloop.cli.runtimes import app as runtimes_app
 from labelloop.cli.serve import serve
 from labelloop.cli.worker import worker
@@ -49,6 +50,7 @@ app.command()(connect)
 app.command()(doctor)
 app.command()(demo)
 app.command()(prelabel)
+app.command()(quality)
 app.command()(worker)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")

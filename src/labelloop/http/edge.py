@@ -15,7 +15,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from labelloop.core.errors import LabelloopError, ModelNotFound, Overloaded
+from labelloop.core.errors import (
+    LabelloopError,
+    LabelStudioAuthError,
+    LabelStudioRejected,
+    LabelStudioUnreachable,
+    ModelNotFound,
+    Overloaded,
+)
 from labelloop.core.metrics import Metrics
 from labelloop.http.auth import BasicAuth, Callers
 from labelloop.labelstudio.wire import BadRequest
@@ -109,7 +116,14 @@ def error_reply(error: LabelloopError) -> Response:
     body = {"error": error.code, "message": error.message, "hint": error.hint}
     if isinstance(error, Overloaded):
         return reply(body, status=503, headers={"Retry-After": str(math.ceil(error.retry_after_s))})
-    return reply(body, status=404 if isinstance(error, ModelNotFound) else 400)
+    return reply(body, status=_status_of(error))
+
+
+def _status_of(error: LabelloopError) -> int:
+    if isinstance(error, ModelNotFound) or (isinstance(error, LabelStudioRejected) and error.status == 404):
+        return 404
+    # Label Studio's trouble is not the caller's mistake
+    return 502 if isinstance(error, LabelStudioUnreachable | LabelStudioAuthError | LabelStudioRejected) else 400
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:

@@ -327,13 +327,14 @@ def decode_regions(result: Any, config: LabelConfig) -> list[Region]:
     regions: list[Region] = []
     parts: dict[str, list[dict[str, Any]]] = {}
     for index, item in enumerate(_objects(result)):
-        parts.setdefault(_name_of(item) or f"#{index}", []).append(item)
+        parts.setdefault(name_of(item) or f"#{index}", []).append(item)
     for items in parts.values():
         regions += _decode_parts(items, config)
     return regions
 
 
-def _name_of(item: dict[str, Any]) -> str | None:
+def name_of(item: Mapping[str, Any]) -> str | None:
+    """The id of a result's region, None without one; some tools write numbers."""
     name = item.get("id")
     return str(name) if _id(name) is not None else name if isinstance(name, str) and name else None
 
@@ -357,7 +358,7 @@ def _decode_known(items: list[dict[str, Any]], config: LabelConfig) -> list[Regi
     media = MediaKey(tag.field if tag else "", _page(first.get("item_index")))
     score = next((known for item in items if (known := _score(item)) is not None), None)
     text = None if texts is None else "\n".join(texts)
-    name = _name_of(first)
+    name = name_of(first)
     return [Region(shape, label=label, score=score, text=text, id=name, media=media) for label in labels or [None]]
 
 
