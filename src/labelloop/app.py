@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -22,8 +22,10 @@ from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
 from labelloop.http.protocol import Protocol
 from labelloop.http.quality import QualityApi
+from labelloop.jobs.kinds import Kinds
 from labelloop.jobs.open import Loop, Opener
-from labelloop.jobs.worker import Worker
+from labelloop.jobs.resident import Resident
+from labelloop.jobs.worker import Engine, Worker
 from labelloop.media.load import MediaLoader
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import Store, add_model, add_models_dir, default_model, load_engine, open_store
@@ -31,6 +33,7 @@ from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
 from labelloop.serving.projects import Projects
 from labelloop.serving.slots import Load, Slots
+from labelloop.store.registry import ModelVersion
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +51,9 @@ class Parts(NamedTuple):
     origins: Origins
     media: MediaLoader
     predictor: Predictor
+    loop: Loop
+    jobs: Resident
+    """Runs background jobs with the parts above, once it is started."""
 
 
 def assemble(settings: Settings, *, model: str | None = None, load: Load | None = None) -> Parts:
@@ -61,33 +67,50 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     projects = Projects(settings, store.registry, slots, default=default)
     origins = Origins(settings, store.registry.connections, trust_setup=is_private(settings))
     media, predictor = _path(settings, store, metrics, slots, origins)
-    return Parts(store, metrics, slots, projects, origins, media, predictor)
+    loop = Loop()
+    jobs = Resident(lambda: _worker(settings, store, slots, predictor, origins, loop, needed=projects.wanted))
+    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs)
 
 
 @contextlib.contextmanager
 def open_worker(settings: Settings, *, load: Load | None = None) -> Iterator[Worker]:
     """A worker with a prediction path of its own and no server. `load` as in `assemble`."""
-    from labelloop.jobs.durable import Durable, url_of  # a second and a half that only workers need
-
     store = open_store(settings)
     metrics = Metrics()
     slots = _slots(settings, store, metrics, load)
     origins = Origins(settings, store.registry.connections, trust_setup=True)
     media, predictor = _path(settings, store, metrics, slots, origins)
     with Loop() as loop:
-        opener = Opener(settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop)
-        url = url_of(settings.database_url, settings.home)
         try:
-            yield Worker(
-                store.jobs,
-                store.workers,
-                opener.open,
-                lambda name, step: Durable(url, worker=name, step=step),
-            )
+            yield _worker(settings, store, slots, predictor, origins, loop, needed=tuple)
         finally:
             predictor.close()
             slots.close()
             media.close()
+
+
+def _worker(
+    settings: Settings,
+    store: Store,
+    slots: Slots,
+    predictor: Predictor,
+    origins: Origins,
+    loop: Loop,
+    *,
+    needed: Callable[[], Sequence[ModelVersion]],
+) -> Worker:
+    """A worker for every kind of job. `needed` are the versions that others need in memory."""
+
+    def engine(name: str, step: Callable[[str], bool]) -> Engine:
+        from labelloop.jobs.durable import Durable, url_of  # a second, which only those with jobs pay
+
+        return Durable(url_of(settings.database_url, settings.home), worker=name, step=step)
+
+    prelabel = Opener(
+        settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop, needed=needed
+    )
+    kinds = Kinds(store.jobs, {"prelabel": prelabel.open})
+    return Worker(store.jobs, store.workers, kinds.open, engine)
 
 
 def _slots(settings: Settings, store: Store, metrics: Metrics, load: Load | None) -> Slots:
@@ -142,6 +165,8 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
     @contextlib.asynccontextmanager
     async def lifespan(_app: Any) -> AsyncIterator[None]:
         following = asyncio.create_task(follow_store(parts))
+        if settings.jobs:
+            parts.jobs.start()
         try:
             yield
         finally:
@@ -181,10 +206,12 @@ async def follow_store(parts: Parts) -> None:
 
 
 def close(parts: Parts) -> None:
-    """End the threads; what was begun is finished."""
+    """End the threads; what was begun is finished, jobs go on where they are at the next start."""
+    parts.jobs.stop()
     parts.predictor.close()
     parts.slots.close()
     parts.media.close()
+    parts.loop.close()
 
 
 def is_private(settings: Settings) -> bool:

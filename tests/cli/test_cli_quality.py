@@ -91,6 +91,15 @@ def test_json_has_the_same_in_a_stable_form(terminal: Terminal) -> None:
     assert terminal.tabs() == 0
 
 
+def test_without_a_model_the_figures_are_all_there_is(terminal: Terminal) -> None:
+    terminal.reviewed.client.set_project(terminal.reviewed.project_id, model_version="")
+    done = terminal.run("street [1]")
+    assert done.returncode == 0
+    assert FIRST in done.stdout
+    assert f"labelloop models use {terminal.reviewed.project_id} NAME" in done.stderr
+    assert terminal.tabs() == 0
+
+
 def test_figures_alone(terminal: Terminal) -> None:
     done = terminal.run("street [1]", "--no-mistakes", "--version", "cars@1")
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,10 @@ import httpx
 import msgspec
 import pytest
 from starlette.responses import Response
+from starlette.routing import Router
 
+from labelloop.core.errors import ShuttingDown
+from labelloop.http.quality import QualityApi
 from labelloop.jobs.quality_report import Report
 from labelloop.labelstudio.client import Client
 from labelloop.testing import FakeLabelStudio
@@ -99,6 +102,15 @@ def test_a_server_that_was_never_connected_says_so(start: Start) -> None:
     answer = start(models=()).http.get("/api/projects/1/quality")
     assert (answer.status_code, answer.json()["error"]) == (400, "settings")
     assert "labelloop connect 1" in answer.json()["hint"]
+
+
+async def test_a_server_that_stops_ends_the_reading(studio: FakeLabelStudio, reviewed: ReviewedProject) -> None:
+    api = QualityApi(lambda _project: (studio.url, studio.token), lambda _project: None)
+    api.close()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(Router(api.routes())), base_url="http://here") as caller:
+        with pytest.raises(ShuttingDown):
+            await caller.get(f"/api/projects/{reviewed.project_id}/quality")
+    assert sum(path == "GET /api/tasks" for path in studio.paths()) == 1
 
 
 def test_reading_blocks_nobody_is_shared_and_bounded(

@@ -65,7 +65,8 @@ Start = Callable[..., Backend]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start servers: `start(engine=…, models=("cars",), load=…, **settings)`."""
+    """Start servers: `start(engine=…, models=("cars",), load=…, **settings)`. They run no jobs unless told so: there is
+    one workflow engine per process."""
     running: list[tuple[Backend, LoopbackServer]] = []
 
     def begin(
@@ -76,7 +77,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         **options: Any,
     ) -> Backend:
         engine = engine or FakeEngine()
-        settings = read_settings(home=tmp_path / "home", **options)
+        settings = read_settings(**{"home": tmp_path / "home", "jobs": False} | options)
         parts = assemble(settings, load=load or (lambda _version: engine))
         for name in models:
             add_model(parts.store.registry, None, ModelCard(name=name, engine="empty", labels=engine.classes), settings)

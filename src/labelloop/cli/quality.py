@@ -54,6 +54,8 @@ def quality(
                 report = show_in_tab(client, report)
         finally:  # a tab that Label Studio refuses must not cost the figures
             _show(report, client.base_url, as_json=as_json)
+    if mistakes and report.mistakes is None:
+        typer.echo(f"Nothing can judge: assign a model (labelloop models use {report.project} NAME).", err=True)
 
 
 def _measure(client: Client, registry: Registry, project: str, question: Question) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def serve(
     basic_auth_pass: str = typer.Option(
         None, help="Password that callers must send. Visible in the process list; LABELLOOP_BASIC_AUTH_PASS is not."
     ),
+    jobs: bool = typer.Option(None, "--jobs/--no-jobs", help="Run background jobs in this process (default: yes)."),
     log_level: str = typer.Option(None, help="debug, info, warning or error (default: info)."),
 ) -> None:
     """Serve models to Label Studio."""
@@ -45,6 +47,7 @@ def serve(
         image_dir=image_dir,
         basic_auth_user=basic_auth_user,
         basic_auth_pass=basic_auth_pass,
+        jobs=jobs,
         log_level=log_level,
     )
     # Threads that decode and infer hand over to the event loop through the interpreter's lock; at the default of 5 ms
@@ -71,6 +74,9 @@ def serve(
     socket.listen(config.backlog)  # from here on callers wait instead of being refused
     shown = f"[{address}]" if ":" in address else address
     typer.echo(f"labelloop listens on http://{shown}:{socket.getsockname()[1]}  (Ctrl-C stops it)")
+    # uvicorn sends itself the signal again when everything is closed: it shall end the process, and not become an
+    # exception after which the interpreter waits for threads that wait for a Label Studio.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     uvicorn.Server(config).run(sockets=[socket])
 
 

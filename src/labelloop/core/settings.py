@@ -263,6 +263,9 @@ class Settings(BaseModel):
     )
 
     # jobs
+    jobs: bool = Field(
+        True, validation_alias=_names("jobs"), description="Run background jobs inside `labelloop serve`."
+    )
     patience_s: float = Field(
         86_400.0,
         gt=0,

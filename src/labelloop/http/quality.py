@@ -24,7 +24,7 @@ from labelloop.learning.mistakes import SURE
 AT_ONCE = 2
 """Projects that are read at a time: each keeps a thread, and Label Studio, busy."""
 MAX_VERSION = 200
-_PARAMETERS = ("version", "since", "mistakes", "sure", "overruled", "limit")
+PARAMETERS = ("version", "since", "mistakes", "sure", "overruled", "limit")
 
 Connection = Callable[[int], tuple[str, str]]
 Live = Callable[[int], str | None]
@@ -84,8 +84,8 @@ class QualityApi:
 
 def question_of(parameters: QueryParams) -> Question:
     """The question in an address. Raises BadRequest, and BadFilter for a date."""
-    if unknown := [name for name in parameters if name not in _PARAMETERS]:
-        raise BadRequest(f"There is no parameter {unknown[0][:40]!r}.", hint=f"There are: {', '.join(_PARAMETERS)}.")
+    if unknown := [name for name in parameters if name not in PARAMETERS]:
+        raise BadRequest(f"There is no parameter {unknown[0][:40]!r}.", hint=f"There are: {', '.join(PARAMETERS)}.")
     since = parameters.get("since")
     return Question(
         version=parameters.get("version", "")[:MAX_VERSION],

@@ -29,7 +29,7 @@ from labelloop.learning.quality import Review, Tally
 
 TAB = "Likely label mistakes"
 LISTED = 500
-"""As many fit into one tab: their ids make a filter of some 4 kB, which is also sent when people label from it."""
+"""As many were seen to work in one tab: their ids are one text in its filter."""
 
 Look = Callable[[int, int], None]
 

@@ -131,8 +131,9 @@ def _task(row: Mapping[str, Any], since: datetime | None) -> AnnotatedTask:
 
 def _submission(row: Mapping[str, Any]) -> Submission:
     result, parent = _regions_of(row), row.get("parent_prediction")
-    # The editor notes its time and its user; "Create Annotations From Predictions" writes rows of its own with neither.
-    untouched = parent is not None and row.get("lead_time") is None and row.get("updated_by") is None
+    # The editor notes time, user and origins; "Create Annotations From Predictions" writes rows without any of them.
+    signs = (row.get("lead_time"), row.get("updated_by"), *(one.get("origin") for one in result))
+    untouched = parent is not None and all(sign is None for sign in signs)
     return Submission(row["id"], result, parent, _moment(row.get("updated_at")), looked_at=not untouched)
 
 

@@ -28,7 +28,13 @@ threads. The look at the parent closes the gap in which it died before we asked.
 
 @contextlib.contextmanager
 def child(
-    argv: Sequence[str | Path], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    argv: Sequence[str | Path],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: int = subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `argv` (its first item an absolute path) in a process group of its own, output appended to `log`.
 
@@ -43,9 +49,10 @@ def child(
             [sys.executable, "-c", _DIE_WITH_PARENT, str(os.getpid()), *map(str, argv)],
             env=env,
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
             start_new_session=True,
         )
     try:

@@ -181,6 +181,12 @@ class Jobs:
             query = sa.update(schema.jobs).filter_by(id=job.id, run=job.run, state=job.state)
             connection.execute(query.values(run=job.run + 1))
 
+    def release(self, job_id: str, *, owner: str) -> None:
+        """Queue a job that `owner` could not go on with, for whoever comes next, himself included."""
+        with self._engine.begin() as connection:
+            query = sa.update(schema.jobs).filter_by(id=job_id, owner=owner, state="running")
+            connection.execute(query.values(state="queued", owner=None, run=schema.jobs.c.run + 1))
+
     def end(self, job_id: str, state: State, *, owner: str | None, error: str = "") -> bool:
         """Say how it ended; False when it is no longer `owner`'s."""
         holder = schema.jobs.c.owner

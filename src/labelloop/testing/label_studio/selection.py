@@ -72,6 +72,8 @@ def _value(state: State, task: Task, column: str) -> Any:
         return task.id
     if column.startswith("data."):
         return task.data.get(column.removeprefix("data."))
+    if column == "total_annotations":
+        return sum(not row["was_cancelled"] for row in state.annotations.get(task.id, ()))
     if column == "predictions_score":
         return predictions_score(state, task)
     if column == "predictions_model_versions":

@@ -1,0 +1,97 @@
+"""Trainers that do nothing but behave: a package of their own, with entry points, as a stranger's would be.
+
+They are told what to do by `options`, and run in the real child process. `install` puts the package on the path of this
+process and of the trainers' processes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+MODULE = """\
+import os, signal, subprocess, sys, time
+from labelloop.core.cards import ModelCard
+from labelloop.core.errors import ModelError
+from labelloop.learning.trainers.base import Progress, Stopped, Trained, replace_file
+
+
+class Obedient:
+    name = "obedient"
+
+    def refuses(self, request):
+        return request.options.get("refuse")
+
+    def train(self, request, report):
+        options = request.options
+        print("a library prints this to stdout")
+        if "pipe" in options:  # held open for writing: its end of file is the kernel's word that all are gone
+            pipe = open(options["pipe"], "w")
+            os.set_inheritable(pipe.fileno(), True)
+        if options.get("deaf"):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if options.get("helper"):
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], close_fds=False)
+        return getattr(self, options["do"])(request, report)
+
+    def finish(self, request, report):
+        done = int(request.checkpoint.read_text()) if request.checkpoint.exists() else 0
+        for step in range(done + 1, request.options["steps"] + 1):
+            replace_file(request.checkpoint, lambda path: path.write_text(str(step)))
+            report(Progress(step=step, steps=request.options["steps"], loss=1 / step, message=f"step {step}"))
+            if step == request.options.get("wait_at"):
+                self.wait(request, report)
+        (request.out / "model.onnx").write_bytes(b"model")
+        return Trained(request.out / "model.onnx", ModelCard(name="m", labels=request.labels), {"done_before": done})
+
+    def wait(self, request, report):
+        while True:
+            report(Progress(step=0, loss=float("nan")))
+            time.sleep(0.01)
+
+    def hang(self, request, report):
+        report(Progress(step=0, message="hanging"))
+        time.sleep(600)
+
+    def raise_ours(self, request, report):
+        raise ModelError("The base model is no good.", hint="Take another.")
+
+    def raise_theirs(self, request, report):
+        raise {"memory": MemoryError(), "import": ModuleNotFoundError("No module named 'torch'"),
+               "value": ValueError("seven")}[request.options["what"]]
+
+    def leave(self, request, report):
+        print("last words", file=sys.stderr)
+        sys.exit(3)
+
+    def crash(self, request, report):
+        print("last words")
+        os.kill(os.getpid(), getattr(signal, request.options["signal"]))
+        time.sleep(600)
+
+    def promise(self, request, report):
+        return Trained(request.out / "nothing.onnx", ModelCard(name="m"))
+
+    def eat(self, request, report):
+        kept = b"x" * request.options["bytes"]
+        self.wait(request, report)
+
+    def tell(self, request, report):
+        names = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "LABELLOOP_PASSWORD")
+        lines = {name: os.environ.get(name) for name in names} | {"nice": os.nice(0), "python": sys.executable}
+        lines |= {"stdin": sys.stdin.read(), "group": os.getpgrp() == os.getpid()}
+        report(Progress(step=0, message=repr(lines)))
+        return self.finish(request, report)
+"""
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "stub_trainer.py").write_text(MODULE)
+    info = folder / "stub_trainer-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stub-trainer\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[labelloop.trainers]\nobedient = stub_trainer:Obedient\n")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
