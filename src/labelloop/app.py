@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import structlog
 from starlette.routing import Router
-from starlette.types import ASGIApp
 
 from labelloop.core.errors import ModelNotFound
 from labelloop.core.metrics import Metrics
@@ -18,6 +17,8 @@ from labelloop.core.settings import Settings
 from labelloop.http.api import Api
 from labelloop.http.auth import BasicAuth, Callers
 from labelloop.http.edge import Edge
+from labelloop.http.feed import Feed
+from labelloop.http.jobs import JobsApi
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
 from labelloop.http.protocol import Protocol
@@ -138,8 +139,8 @@ def _path(
     return media, predictor
 
 
-def create_app(settings: Settings, parts: Parts) -> ASGIApp:
-    """The web application around `parts`."""
+def create_app(settings: Settings, parts: Parts) -> Edge:
+    """The web application around `parts`. Call its `end_streams` before waiting for callers to go."""
     registry = parts.store.registry
     auth = BasicAuth(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
     protocol = Protocol(settings, parts.projects, parts.predictor, parts.origins, parts.store.events, parts.metrics)
@@ -151,6 +152,8 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
         assign=registry.bind,
     )
     quality = QualityApi(parts.origins.connection, lambda project: _live(parts.projects, project))
+    feed = Feed(parts.store.jobs, parts.store.engine)
+    jobs = JobsApi(settings, parts.store, feed)
     warnings = exposure_warnings(settings)
     for warning in warnings:
         log.warning(warning)
@@ -158,8 +161,9 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
         *protocol.routes(),
         *api.routes(),
         *quality.routes(),
+        *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
-        *Pages(settings, api, parts.store.events, warnings=warnings).routes(),
+        *Pages(settings, api, jobs, parts.store.events, warnings=warnings).routes(),
     ]
 
     @contextlib.asynccontextmanager
@@ -182,6 +186,7 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
         callers=Callers(local_only=is_private(settings) and not auth.enabled),
         metrics=parts.metrics,
         paths=paths,
+        end_streams=feed.close,
     )
 
 

@@ -85,16 +85,9 @@ def _assign(client: Client, registry: Registry, settings: Settings, model: str, 
 
 def label_studio(settings: Settings, registry: Registry) -> tuple[str, str]:
     """Address and token: from the settings, else what the last `labelloop connect` saved. Raises SettingsError."""
-    from labelloop.core.errors import SettingsError
+    from labelloop.jobs.submit import address_of
 
-    url, token = settings.label_studio_url, settings.label_studio_token.get_secret_value()
-    saved = registry.connections()
-    if not url and saved:
-        url = saved[0][0]
-    if not url:
-        hint = "Pass --url http://host:8080 or set LABEL_STUDIO_URL."
-        raise SettingsError("Label Studio's address is not known.", hint=hint)
-    return url, token or dict(reversed(saved)).get(url, "")
+    return address_of(settings, registry)
 
 
 def own_url(settings: Settings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -77,7 +78,15 @@ def serve(
     # uvicorn sends itself the signal again when everything is closed: it shall end the process, and not become an
     # exception after which the interpreter waits for threads that wait for a Label Studio.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    uvicorn.Server(config).run(sockets=[socket])
+    server = uvicorn.Server(config)
+    wait_for_callers = server.shutdown
+
+    async def shutdown(sockets: list[Any] | None = None) -> None:
+        application.end_streams()  # listeners would stay until the time that callers get to finish is over
+        await wait_for_callers(sockets)
+
+    server.shutdown = shutdown  # type: ignore[method-assign]
+    server.run(sockets=[socket])
 
 
 def rust_layout() -> Path | None:

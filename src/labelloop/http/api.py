@@ -15,6 +15,7 @@ from starlette.routing import Route
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
 from labelloop.http.edge import read_body, reply
+from labelloop.http.queries import number_in
 from labelloop.labelstudio import wire
 from labelloop.serving.projects import Projects, View
 from labelloop.serving.slots import Slots
@@ -97,7 +98,7 @@ class Api:
         return reply({"project": number, "model": version.id})
 
     async def failures(self, request: Request) -> Response:
-        project, limit = (_number(request.query_params.get(name)) for name in ("project", "limit"))
+        project, limit = (number_in(request, name) for name in ("project", "limit"))
         rows = await asyncio.to_thread(
             self._events.failures, project_id=project, limit=100 if limit is None else min(limit, 1000)
         )
@@ -142,12 +143,6 @@ def _project_id(request: Request) -> int:
     if number >= 2**63:
         raise wire.BadRequest("There is no project with so large a number.")
     return number
-
-
-def _number(text: str | None) -> int | None:
-    if text is None or (text.isascii() and text.isdigit() and len(text) < 19):
-        return int(text) if text else None
-    raise wire.BadRequest(f"{text[:40]!r} is not a number.")
 
 
 async def _receive(request: Request, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ import structlog
 
 from labelloop.core.errors import LabelloopError
 from labelloop.core.regions import MediaKey, Prediction, Raw, Region, Shape, Size, Whole
-from labelloop.core.tasks import Event, MediaRef, Prompt, Task
+from labelloop.core.tasks import Annotation, Event, MediaRef, Prompt, Task
 from labelloop.labelstudio.config import Control, LabelConfig, ObjectTag
 from labelloop.labelstudio.labelmap import LabelMap, Target
 from labelloop.labelstudio.percent import NO_CANVAS, Canvas, Encode, decode_shape, encoder, fraction, number
@@ -331,6 +332,43 @@ def decode_regions(result: Any, config: LabelConfig) -> list[Region]:
     for items in parts.values():
         regions += _decode_parts(items, config)
     return regions
+
+
+def decode_annotation(row: Mapping[str, Any], config: LabelConfig, *, task_id: int) -> Annotation:
+    """An annotation as Label Studio's task list and export write it. Takes whatever JSON brings."""
+    author, result = row.get("completed_by"), row.get("result")
+    return Annotation(
+        id=_id(row.get("id")) or 0,
+        task_id=task_id,
+        regions=tuple(decode_regions(result, config)),
+        sizes=_sizes(result, config),
+        author_id=_id(author.get("id") if isinstance(author, dict) else author),
+        updated_at=_moment(row.get("updated_at")),
+        ground_truth=row.get("ground_truth") is True,
+        skipped=row.get("was_cancelled") is True,
+    )
+
+
+def _sizes(result: Any, config: LabelConfig) -> dict[MediaKey, Size]:
+    """The pictures that results name with their size; the first word on each counts."""
+    found: dict[MediaKey, Size] = {}
+    for item in _objects(result):
+        try:
+            tag = config.objects_by_name.get(_text(item.get("to_name")))
+            size = Size(round(number(item.get("original_width"))), round(number(item.get("original_height"))))
+            if min(size) > 0:
+                found.setdefault(MediaKey(tag.field if tag else "", _page(item.get("item_index"))), size)
+        except (TypeError, ValueError):
+            continue  # not about a place in a picture
+    return found
+
+
+def _moment(value: Any) -> datetime | None:
+    try:
+        moment = msgspec.convert(value, datetime)
+    except msgspec.ValidationError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def name_of(item: Mapping[str, Any]) -> str | None:
