@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,18 +22,23 @@ from labelloop.http.feed import Feed
 from labelloop.http.jobs import JobsApi
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
+from labelloop.http.pointers import PointersApi
 from labelloop.http.protocol import Protocol
 from labelloop.http.quality import QualityApi
 from labelloop.jobs.kinds import Kinds
+from labelloop.jobs.looks import Looks
 from labelloop.jobs.open import Loop, Opener
 from labelloop.jobs.resident import Resident
+from labelloop.jobs.watchers import Watchers
 from labelloop.jobs.worker import Engine, Worker
+from labelloop.learning.acquisition import Acquisition, scorer
+from labelloop.learning.memory import Recorder
 from labelloop.media.load import MediaLoader
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import Store, add_model, add_models_dir, default_model, load_engine, open_store
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
-from labelloop.serving.projects import Projects
+from labelloop.serving.projects import Projects, View
 from labelloop.serving.slots import Load, Slots
 from labelloop.store.registry import ModelVersion
 
@@ -55,6 +61,8 @@ class Parts(NamedTuple):
     loop: Loop
     jobs: Resident
     """Runs background jobs with the parts above, once it is started."""
+    watchers: Watchers
+    recorder: Recorder
 
 
 def assemble(settings: Settings, *, model: str | None = None, load: Load | None = None) -> Parts:
@@ -70,12 +78,40 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     media, predictor = _path(settings, store, metrics, slots, origins)
     loop = Loop()
     jobs = Resident(lambda: _worker(settings, store, slots, predictor, origins, loop, needed=projects.wanted))
-    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs)
+    watchers = Watchers(settings, store, projects.version_of, named=settings.watch, kept=True)
+    recorder = Recorder(store.scores)
+    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs, watchers, recorder)
 
 
 @contextlib.contextmanager
 def open_worker(settings: Settings, *, load: Load | None = None) -> Iterator[Worker]:
     """A worker with a prediction path of its own and no server. `load` as in `assemble`."""
+    with _workshop(settings, load) as (_, make):
+        yield make()
+
+
+@contextlib.contextmanager
+def open_watch(settings: Settings, projects: Sequence[str], *, load: Load | None = None) -> Iterator[Watchers]:
+    """Watches `projects` without a server; runs jobs too, unless another process does. `load` as in `assemble`."""
+    with _workshop(settings, load) as (store, make):
+        resident = Resident(make)
+
+        def ensure_worker() -> None:
+            if not store.workers.any_alive():
+                resident.start()
+
+        def version_of(project: int) -> ModelVersion | None:
+            return store.registry.catalogue().of_project(project)
+
+        try:
+            yield Watchers(settings, store, version_of, named=projects, kept=False, ensure_worker=ensure_worker)
+        finally:
+            resident.stop()
+
+
+@contextlib.contextmanager
+def _workshop(settings: Settings, load: Load | None) -> Iterator[tuple[Store, Callable[[], Worker]]]:
+    """A store, and how to make a worker with a prediction path of its own."""
     store = open_store(settings)
     metrics = Metrics()
     slots = _slots(settings, store, metrics, load)
@@ -83,7 +119,28 @@ def open_worker(settings: Settings, *, load: Load | None = None) -> Iterator[Wor
     media, predictor = _path(settings, store, metrics, slots, origins)
     with Loop() as loop:
         try:
-            yield _worker(settings, store, slots, predictor, origins, loop, needed=tuple)
+            yield store, lambda: _worker(settings, store, slots, predictor, origins, loop, needed=tuple)
+        finally:
+            predictor.close()
+            slots.close()
+            media.close()
+
+
+@contextlib.contextmanager
+def open_looks(
+    settings: Settings, store: Store, view: View, *, project_id: int, label_studio: tuple[str, str]
+) -> Iterator[Looks]:
+    """Looks at a project's pictures, with a prediction path of its own; `label_studio` is its address and a token.
+    Raises LabelloopError when the model does not load."""
+    metrics = Metrics()
+    slots = _slots(settings, store, metrics, None)
+    origins = Origins(settings, store.registry.connections, trust_setup=True)
+    origins.remember(project_id, *label_studio)
+    media, predictor = _path(settings, store, metrics, slots, origins)
+    with Loop() as loop:
+        try:
+            slots.ensure(view.version).loaded.result()
+            yield Looks(predictor, loop, view, check=lambda: None)
         finally:
             predictor.close()
             slots.close()
@@ -131,6 +188,7 @@ def _path(
         media,
         slots,
         store.events,
+        score=scorer(Acquisition(strategy=settings.acquisition, aggregation=settings.aggregation)),
         metrics=metrics,
         media_metrics=media_metrics,
         media_workers=settings.media_workers,
@@ -143,13 +201,21 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
     """The web application around `parts`. Call its `end_streams` before waiting for callers to go."""
     registry = parts.store.registry
     auth = BasicAuth(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
-    protocol = Protocol(settings, parts.projects, parts.predictor, parts.origins, parts.store.events, parts.metrics)
+    protocol = Protocol(
+        settings,
+        parts.projects,
+        parts.predictor,
+        parts.origins,
+        parts.store.events,
+        parts.metrics,
+        note=parts.recorder.note,
+    )
     api = Api(
         parts.projects,
         parts.slots,
         parts.store.events,
         add_model=lambda path, card: add_model(registry, path, card, settings),
-        assign=registry.bind,
+        assign=lambda project, spec: registry.bind(project, spec, reason="assigned", by="JSON API"),
     )
     quality = QualityApi(parts.origins.connection, lambda project: _live(parts.projects, project))
     feed = Feed(parts.store.jobs, parts.store.engine)
@@ -161,6 +227,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         *protocol.routes(),
         *api.routes(),
         *quality.routes(),
+        *PointersApi(parts.projects, registry).routes(),
         *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
         *Pages(settings, api, jobs, parts.store.events, warnings=warnings).routes(),
@@ -171,6 +238,8 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         following = asyncio.create_task(follow_store(parts))
         if settings.jobs:
             parts.jobs.start()
+        if settings.jobs or settings.watch:
+            threading.Thread(target=parts.watchers.run, name="watch", daemon=True).start()
         try:
             yield
         finally:
@@ -212,8 +281,10 @@ async def follow_store(parts: Parts) -> None:
 
 def close(parts: Parts) -> None:
     """End the threads; what was begun is finished, jobs go on where they are at the next start."""
+    parts.watchers.stop()
     parts.jobs.stop()
     parts.predictor.close()
+    parts.recorder.close()
     parts.slots.close()
     parts.media.close()
     parts.loop.close()
