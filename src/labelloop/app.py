@@ -21,18 +21,22 @@ from labelloop.http.feed import Feed
 from labelloop.http.jobs import JobsApi
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
+from labelloop.http.pointers import PointersApi
 from labelloop.http.protocol import Protocol
 from labelloop.jobs.kinds import Kinds
+from labelloop.jobs.looks import Looks
 from labelloop.jobs.open import Loop, Opener
 from labelloop.jobs.resident import Resident
 from labelloop.jobs.watchers import Watchers
 from labelloop.jobs.worker import Engine, Worker
+from labelloop.learning.acquisition import Acquisition, scorer
+from labelloop.learning.memory import Recorder
 from labelloop.media.load import MediaLoader
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import Store, add_model, add_models_dir, default_model, load_engine, open_store
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
-from labelloop.serving.projects import Projects
+from labelloop.serving.projects import Projects, View
 from labelloop.serving.slots import Load, Slots
 from labelloop.store.registry import ModelVersion
 
@@ -58,6 +62,7 @@ class Parts(NamedTuple):
     jobs: Resident
     """Runs background jobs with the parts above, once it is started."""
     watchers: Watchers
+    recorder: Recorder
 
 
 def assemble(settings: Settings, *, model: str | None = None, load: Load | None = None) -> Parts:
@@ -74,7 +79,8 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     loop = Loop()
     jobs = Resident(lambda: _worker(settings, store, slots, predictor, origins, loop, needed=projects.wanted))
     watchers = Watchers(settings, store, projects.version_of, named=settings.watch, kept=True)
-    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs, watchers)
+    recorder = Recorder(store.scores)
+    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs, watchers, recorder)
 
 
 @contextlib.contextmanager
@@ -114,6 +120,27 @@ def _workshop(settings: Settings, load: Load | None) -> Iterator[tuple[Store, Ca
     with Loop() as loop:
         try:
             yield store, lambda: _worker(settings, store, slots, predictor, origins, loop, needed=tuple)
+        finally:
+            predictor.close()
+            slots.close()
+            media.close()
+
+
+@contextlib.contextmanager
+def open_looks(
+    settings: Settings, store: Store, view: View, *, project_id: int, label_studio: tuple[str, str]
+) -> Iterator[Looks]:
+    """Looks at a project's pictures, with a prediction path of its own; `label_studio` is its address and a token.
+    Raises LabelloopError when the model does not load."""
+    metrics = Metrics()
+    slots = _slots(settings, store, metrics, None)
+    origins = Origins(settings, store.registry.connections, trust_setup=True)
+    origins.remember(project_id, *label_studio)
+    media, predictor = _path(settings, store, metrics, slots, origins)
+    with Loop() as loop:
+        try:
+            slots.ensure(view.version).loaded.result()
+            yield Looks(predictor, loop, view, check=lambda: None)
         finally:
             predictor.close()
             slots.close()
@@ -161,6 +188,7 @@ def _path(
         media,
         slots,
         store.events,
+        score=scorer(Acquisition(strategy=settings.acquisition, aggregation=settings.aggregation)),
         metrics=metrics,
         media_metrics=media_metrics,
         media_workers=settings.media_workers,
@@ -173,13 +201,21 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
     """The web application around `parts`. Call its `end_streams` before waiting for callers to go."""
     registry = parts.store.registry
     auth = BasicAuth(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
-    protocol = Protocol(settings, parts.projects, parts.predictor, parts.origins, parts.store.events, parts.metrics)
+    protocol = Protocol(
+        settings,
+        parts.projects,
+        parts.predictor,
+        parts.origins,
+        parts.store.events,
+        parts.metrics,
+        note=parts.recorder.note,
+    )
     api = Api(
         parts.projects,
         parts.slots,
         parts.store.events,
         add_model=lambda path, card: add_model(registry, path, card, settings),
-        assign=registry.bind,
+        assign=lambda project, spec: registry.bind(project, spec, reason="assigned", by="JSON API"),
     )
     feed = Feed(parts.store.jobs, parts.store.engine)
     jobs = JobsApi(settings, parts.store, feed)
@@ -189,6 +225,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
     routes = [
         *protocol.routes(),
         *api.routes(),
+        *PointersApi(parts.projects, registry).routes(),
         *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
         *Pages(settings, api, jobs, parts.store.events, warnings=warnings).routes(),
@@ -238,6 +275,7 @@ def close(parts: Parts) -> None:
     """End the threads; what was begun is finished, jobs go on where they are at the next start."""
     parts.jobs.stop()
     parts.predictor.close()
+    parts.recorder.close()
     parts.slots.close()
     parts.media.close()
     parts.loop.close()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from labelloop.app import Parts, assemble, close
 from labelloop.core.cards import ModelCard
@@ -30,6 +31,13 @@ TWO_PICTURES = """<View><Image name="top" value="$top"/><Image name="side" value
 <RectangleLabels name="box" toName="top,side"><Label value="Car" predicted_values="car"/><Label value="Dog" score_threshold="0.9"/></RectangleLabels></View>"""
 
 Serve = Callable[..., tuple[Parts, Predict, Settings]]
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Logs are not drawn: a traceback with pictures in its variables takes seconds."""
+    with capture_logs():
+        yield
 
 
 @pytest.fixture
@@ -96,7 +104,8 @@ def test_the_serving_path_reaches_the_figures_of_a_plain_decode(
     assert found.measures.ap == pytest.approx(expected, abs=0.005)
     assert (found.measures.pictures, found.measures.boxes, found.measures.failed) == (32, 240, 0)
     assert found.measures.seconds_per_picture > 0
-    assert 0 < (found.measures.recall or 0) < (found.measures.precision or 0) < 1, "as drawn at 0.3"
+    assert 0.2 < (found.measures.recall or 0) < 0.9, "as drawn at 0.3"
+    assert 0.2 < (found.measures.precision or 0) < 0.9
 
 
 def test_labels_and_thresholds_are_those_of_the_project(serve: Serve, tmp_path: Path) -> None:
@@ -115,6 +124,7 @@ def test_labels_and_thresholds_are_those_of_the_project(serve: Serve, tmp_path: 
     assert measures.classes[0].ap50 == pytest.approx(1.0), "the first two of four equal ones are there"
 
 
+@pytest.mark.usefixtures("quiet")
 def test_a_picture_that_a_model_fails_on_counts_as_nothing_found(serve: Serve, tmp_path: Path) -> None:
     answered: list[int] = []
 
@@ -130,6 +140,7 @@ def test_a_picture_that_a_model_fails_on_counts_as_nothing_found(serve: Serve, t
     assert (measures.failed, measures.precision, measures.recall) == (1, 1.0, 0.75)
 
 
+@pytest.mark.usefixtures("quiet")
 def test_a_model_that_answers_for_nothing_has_no_figures(serve: Serve, tmp_path: Path) -> None:
     def find(picture: Picture) -> tuple[Region, ...]:
         if picture.size == (80, 40):

@@ -11,6 +11,7 @@ from labelloop.cli.demo import demo
 from labelloop.cli.doctor import doctor
 from labelloop.cli.jobs import app as jobs_app
 from labelloop.cli.models import app as models_app
+from labelloop.cli.order import order
 from labelloop.cli.prelabel import prelabel
 from labelloop.cli.runtimes import app as runtimes_app
 from labelloop.cli.serve import serve
@@ -51,6 +52,7 @@ app.command()(connect)
 app.command()(doctor)
 app.command()(demo)
 app.command()(prelabel)
+app.command()(order)
 app.command()(watch)
 app.command()(worker)
 app.add_typer(jobs_app, name="jobs")

@@ -298,6 +298,17 @@ class Settings(BaseModel):
         description="Most predictions in one import of a job; less where a proxy limits request bodies.",
     )
 
+    acquisition: Literal["least_confidence", "margin", "entropy"] = Field(
+        "margin",
+        validation_alias=_names("acquisition"),
+        description="How doubtful a region is; gives every prediction its score, and `labelloop order` its default.",
+    )
+    aggregation: Literal["max", "mean", "sum", "top-k"] = Field(
+        "top-k",
+        validation_alias=_names("aggregation"),
+        description="How the doubts of a picture's regions become one number; top-k is the mean of the three largest.",
+    )
+
     @field_validator("host")
     @classmethod
     def _can_be_listened_on(cls, value: str) -> str:

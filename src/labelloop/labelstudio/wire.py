@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -187,12 +188,18 @@ def encode_prediction(prediction: Prediction, label_map: LabelMap, *, task_id: i
         log.warning("regions are left out of an answer", task=task_id, regions=len(problems), because=problems[0])
     item: dict[str, Any] = {
         "result": result,
-        "score": fraction(prediction.score),
+        "score": whole_score(prediction.score),
         "model_version": prediction.model,
     }
     if prediction.error is not None:
         item["error"] = prediction.error.message
     return item
+
+
+def whole_score(score: float) -> float:
+    """The score of a prediction within [0, 1], with nine digits: tasks are sorted by it, and four digits as a region
+    has would tie half of 5,000. What is no number is 0."""
+    return round(min(max(score, 0.0), 1.0), 9) if math.isfinite(score) else fraction(score)
 
 
 def encode_skip(prediction: Prediction) -> dict[str, Any]:
