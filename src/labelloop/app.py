@@ -44,6 +44,8 @@ from labelloop.store.registry import ModelVersion
 
 log = structlog.get_logger(__name__)
 
+WATCHING_ENDS_S = 2.0
+
 REFRESH_S = 1.0
 """How often a server looks whether another process assigned or added a model."""
 
@@ -238,14 +240,18 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         following = asyncio.create_task(follow_store(parts))
         if settings.jobs:
             parts.jobs.start()
+        watching = threading.Thread(target=parts.watchers.run, name="watch", daemon=True)
         if settings.jobs or settings.watch:
-            threading.Thread(target=parts.watchers.run, name="watch", daemon=True).start()
+            watching.start()
         try:
             yield
         finally:
             following.cancel()
             quality.close()
+            parts.watchers.stop()
             await asyncio.to_thread(close, parts)
+            if watching.ident is not None:  # the next server watches at once when this one has let go
+                await asyncio.to_thread(watching.join, WATCHING_ENDS_S)
 
     paths = frozenset(route.path for route in routes)
     # a bare router: Starlette's own error layer would answer before ours could, and again after it
@@ -281,7 +287,6 @@ async def follow_store(parts: Parts) -> None:
 
 def close(parts: Parts) -> None:
     """End the threads; what was begun is finished, jobs go on where they are at the next start."""
-    parts.watchers.stop()
     parts.jobs.stop()
     parts.predictor.close()
     parts.recorder.close()

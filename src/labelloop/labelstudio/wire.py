@@ -101,7 +101,7 @@ def moment_of(value: Any) -> datetime | None:
         found = msgspec.convert(value, datetime)
     except msgspec.ValidationError:
         return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _id(value: Any) -> int | None:
