@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,10 @@ def rectangles(dataset: coco.Dataset, image: coco.Image) -> list[dict[str, Any]]
 
 
 class Annotator:
-    """A person, by token."""
+    """A person, who comes with a token."""
 
-    def __init__(self, url: str, token: str) -> None:
-        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Token {token}"}, trust_env=False)
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
 
     def submits(self, task: int, result: list[dict[str, Any]], *, skips: bool = False, **fields: Any) -> int:
         """Submit or, as the editor's Skip does, cancel."""
@@ -98,10 +99,21 @@ class Annotator:
         return int(answer.json()["id"])
 
 
+@pytest.fixture
+def annotators(label_studio: Any, second: str) -> Iterator[tuple[Annotator, Annotator]]:
+    with ExitStack() as stack:
+        clients = [
+            httpx.Client(base_url=label_studio.url, headers={"Authorization": f"Token {token}"}, trust_env=False)
+            for token in (label_studio.token, second)
+        ]
+        first, other = (Annotator(stack.enter_context(client)) for client in clients)
+        yield first, other
+
+
 def test_what_people_did_is_exported(
     client: Client,
     label_studio: Any,
-    second: str,
+    annotators: tuple[Annotator, Annotator],
     project: tuple[int, list[int], list[coco.Image]],
     shared: Path,
     tmp_path: Path,
@@ -109,7 +121,7 @@ def test_what_people_did_is_exported(
 ) -> None:
     number, tasks, images = project
     truth = coco.read(shared / "data/datasets/bccd/test.json")
-    first, other = Annotator(label_studio.url, label_studio.token), Annotator(label_studio.url, second)
+    first, other = annotators
     drawn = [rectangles(truth, image) for image in images]
     plain, empty, skipped, marked, both, changed, half, untouched = tasks
 

@@ -266,6 +266,17 @@ class Settings(BaseModel):
     jobs: bool = Field(
         True, validation_alias=_names("jobs"), description="Run background jobs inside `labelloop serve`."
     )
+    watch: Names = Field(
+        (),
+        validation_alias=_names("watch"),
+        description="Projects that `labelloop serve` watches, ids or titles, comma separated; remembered in the store.",
+    )
+    watch_interval_s: float = Field(
+        5.0,
+        ge=0.5,
+        validation_alias=_names("watch_interval_s"),
+        description="Time between two looks at a watched project.",
+    )
     patience_s: float = Field(
         86_400.0,
         gt=0,
@@ -308,7 +319,7 @@ class Settings(BaseModel):
     promote: Annotated[Literal["auto", "always", "never", "ask"], BeforeValidator(_lower)] = Field(
         "auto",
         validation_alias=_names("promote"),
-        description="When a trained model goes live: if it is better (auto), always, never, or when a person agrees (ask).",
+        description="When a trained model goes live: if it is better (auto), always, never, or if told to (ask).",
     )
     promote_metric: Literal["AP50", "AP"] = Field(
         "AP50",
@@ -337,6 +348,16 @@ class Settings(BaseModel):
     )
     promote_min_boxes: int = Field(
         10, ge=1, validation_alias=_names("promote_min_boxes"), description="The same for boxes on them."
+    )
+    acquisition: Literal["least_confidence", "margin", "entropy"] = Field(
+        "margin",
+        validation_alias=_names("acquisition"),
+        description="How doubtful a region is; gives every prediction its score, and `labelloop order` its default.",
+    )
+    aggregation: Literal["max", "mean", "sum", "top-k"] = Field(
+        "top-k",
+        validation_alias=_names("aggregation"),
+        description="How the doubts of a picture's regions become one number; top-k is the mean of the three largest.",
     )
 
     @field_validator("host")

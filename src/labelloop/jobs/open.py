@@ -22,6 +22,7 @@ from labelloop.jobs.patience import Interrupted, Patience
 from labelloop.jobs.preannotate import Preannotation, Predict
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.labelmap import read_labels_file
+from labelloop.learning.memory import keep
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
 from labelloop.serving.projects import View, build_view
@@ -30,6 +31,7 @@ from labelloop.serving.stage import Priority
 from labelloop.store.jobs import Job, Jobs
 from labelloop.store.pages import Pages
 from labelloop.store.registry import ModelVersion, Registry
+from labelloop.store.scores import Scores
 
 log = structlog.get_logger(__name__)
 
@@ -106,6 +108,7 @@ class Opener:
         self._origins = origins
         self._loop = loop
         self._needed = needed
+        self._scores = Scores(engine)
         self._aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
 
     def open(self, job: Job, held: Held) -> Preannotation:
@@ -180,6 +183,7 @@ class Opener:
             if all(one.error and one.error.code == ModelFailed.code and one.error.retry for one in found):
                 first = found[0].error
                 raise ModelFailed(first.message if first else "")  # the model was lost, not the tasks
+            keep(self._scores, tasks, found, view)  # for labelloop order
             log.debug("page predicted", tasks=len(tasks), seconds=round(time.monotonic() - begun, 2))
             return found
 

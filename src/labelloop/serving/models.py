@@ -16,11 +16,14 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.errors import LabelloopError, ModelError
 from labelloop.core.settings import Settings
 from labelloop.engines.base import Engine, EngineFactory, EngineOptions, cpu_threads
+from labelloop.store.annotations import Annotations
 from labelloop.store.artifacts import Artifacts
 from labelloop.store.db import open_database
 from labelloop.store.events import Events
 from labelloop.store.jobs import Jobs
 from labelloop.store.registry import ModelVersion, Registry, parse_number
+from labelloop.store.scores import Scores
+from labelloop.store.watches import Watches
 from labelloop.store.workers import Workers
 
 log = structlog.get_logger(__name__)
@@ -32,6 +35,9 @@ class Store(NamedTuple):
     workers: Workers
     jobs: Jobs
     engine: sa.Engine
+    annotations: Annotations
+    watches: Watches
+    scores: Scores
 
 
 def open_store(settings: Settings) -> Store:
@@ -41,7 +47,8 @@ def open_store(settings: Settings) -> Store:
     artifacts = Artifacts(url, cache=settings.home / "cache" / "models")
     artifacts.sweep()
     registry, workers = Registry(engine, artifacts), Workers(engine)
-    return Store(registry, Events(engine), workers, Jobs(engine, workers), engine)
+    jobs = Jobs(engine, workers)
+    return Store(registry, Events(engine), workers, jobs, engine, Annotations(engine), Watches(engine), Scores(engine))
 
 
 def open_registry(settings: Settings) -> Registry:

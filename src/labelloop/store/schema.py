@@ -118,6 +118,32 @@ events = sa.Table(
     sa.Column("handled_at", Moment, index=True),
 )
 
+annotation_states = sa.Table(
+    "annotation_states",
+    metadata,
+    sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("task_id", sa.BigInteger),
+    sa.Column("updated_at", Moment),  # as Label Studio says; null: all that is known is that it is gone
+    sa.Column("deleted", sa.Boolean, nullable=False),
+    sa.Column("heard_at", Moment, nullable=False),
+)
+sa.Index("ix_annotation_states_heard", annotation_states.c.project_id, annotation_states.c.heard_at)
+
+watches = sa.Table(
+    "watches",
+    metadata,
+    sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("label_studio", sa.String(500), primary_key=True),
+    sa.Column("kept", sa.Boolean, nullable=False),  # servers go on with it after a restart
+    sa.Column("cursor", Moment),  # Label Studio's moment up to which changes were seen; null: never looked
+    sa.Column("version", sa.String(200), nullable=False),  # the one that tasks were last looked at for
+    sa.Column("job_id", sa.String(40)),  # the last job that was started for it
+    sa.Column("holder", sa.String(100)),  # who watches
+    sa.Column("held_until_s", sa.Float, nullable=False),  # unix seconds
+    sa.Column("error", sa.Text, nullable=False),
+)
+
 failures = sa.Table(
     "failures",
     metadata,
@@ -196,4 +222,15 @@ job_lines = sa.Table(
     sa.Column("at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("level", sa.String(10), nullable=False),
     sa.Column("text", sa.Text, nullable=False),
+)
+
+observations = sa.Table(
+    "observations",
+    metadata,
+    sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.String(200), primary_key=True),  # the version string in Label Studio
+    sa.Column("task_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),  # what learning/memory makes of a prediction
+    sa.Column("inconsistency", sa.Float),  # null: nobody looked twice
+    sa.Column("embedding", sa.LargeBinary),  # float32, little-endian; null: nobody asked for it
 )
