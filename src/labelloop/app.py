@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import structlog
 from starlette.routing import Router
 
+from labelloop.core.errors import ModelNotFound
 from labelloop.core.metrics import Metrics
 from labelloop.core.settings import Settings
 from labelloop.http.api import Api
@@ -24,6 +25,7 @@ from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
 from labelloop.http.pointers import PointersApi
 from labelloop.http.protocol import Protocol
+from labelloop.http.quality import QualityApi
 from labelloop.jobs.kinds import Kinds
 from labelloop.jobs.looks import Looks
 from labelloop.jobs.open import Loop, Opener
@@ -43,9 +45,11 @@ from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
 from labelloop.serving.projects import Projects, View
 from labelloop.serving.slots import Load, Slots
-from labelloop.store.registry import ModelVersion
+from labelloop.store.registry import ModelVersion, Registry
 
 log = structlog.get_logger(__name__)
+
+WATCHING_ENDS_S = 2.0
 
 REFRESH_S = 1.0
 """How often a server looks whether another process assigned or added a model."""
@@ -183,6 +187,16 @@ def training_of(store: Store) -> Training:
     return Training.over(store.engine, store.registry, store.jobs)
 
 
+@contextlib.contextmanager
+def open_media(settings: Settings, registry: Registry) -> Iterator[MediaLoader]:
+    """A media loader alone, for commands: it knows what `labelloop connect` saved."""
+    media = MediaLoader(settings, Origins(settings, registry.connections, trust_setup=True).of)
+    try:
+        yield media
+    finally:
+        media.close()
+
+
 def _slots(settings: Settings, store: Store, metrics: Metrics, load: Load | None) -> Slots:
     return Slots(
         load or (lambda version: load_engine(store.registry, settings, version)),
@@ -231,6 +245,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         add_model=lambda path, card: add_model(registry, path, card, settings),
         assign=lambda project, spec: registry.bind(project, spec, reason="assigned", by="JSON API"),
     )
+    quality = QualityApi(parts.origins.connection, lambda project: _live(parts.projects, project))
     feed = Feed(parts.store.jobs, parts.store.engine)
     jobs = JobsApi(settings, parts.store, feed)
     warnings = exposure_warnings(settings)
@@ -240,6 +255,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         *protocol.routes(),
         *api.routes(),
         *LoopApi(training).routes(),
+        *quality.routes(),
         *PointersApi(parts.projects, registry).routes(),
         *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
@@ -251,13 +267,18 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         following = asyncio.create_task(follow_store(parts))
         if settings.jobs:
             parts.jobs.start()
+        watching = threading.Thread(target=parts.watchers.run, name="watch", daemon=True)
         if settings.jobs or settings.watch:
-            threading.Thread(target=parts.watchers.run, name="watch", daemon=True).start()
+            watching.start()
         try:
             yield
         finally:
             following.cancel()
+            quality.close()
+            parts.watchers.stop()
             await asyncio.to_thread(close, parts)
+            if watching.ident is not None:  # the next server watches at once when this one has let go
+                await asyncio.to_thread(watching.join, WATCHING_ENDS_S)
 
     paths = frozenset(route.path for route in routes)
     # a bare router: Starlette's own error layer would answer before ours could, and again after it
@@ -269,6 +290,15 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         paths=paths,
         end_streams=feed.close,
     )
+
+
+def _live(projects: Projects, project: int) -> str | None:
+    """The version that serves a project; None without one, also where it was removed by hand."""
+    try:
+        version = projects.version_of(project)
+    except ModelNotFound:
+        return None
+    return version.id if version is not None else None
 
 
 async def follow_store(parts: Parts) -> None:
@@ -284,7 +314,6 @@ async def follow_store(parts: Parts) -> None:
 
 def close(parts: Parts) -> None:
     """End the threads; what was begun is finished, jobs go on where they are at the next start."""
-    parts.watchers.stop()
     parts.jobs.stop()
     parts.predictor.close()
     parts.recorder.close()
