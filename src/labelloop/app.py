@@ -5,32 +5,46 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import structlog
 from starlette.routing import Router
-from starlette.types import ASGIApp
 
+from labelloop.core.errors import ModelNotFound
 from labelloop.core.metrics import Metrics
 from labelloop.core.settings import Settings
 from labelloop.http.api import Api
 from labelloop.http.auth import BasicAuth, Callers
 from labelloop.http.edge import Edge
+from labelloop.http.feed import Feed
+from labelloop.http.jobs import JobsApi
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
+from labelloop.http.pointers import PointersApi
 from labelloop.http.protocol import Protocol
+from labelloop.http.quality import QualityApi
+from labelloop.jobs.kinds import Kinds
+from labelloop.jobs.looks import Looks
 from labelloop.jobs.open import Loop, Opener
-from labelloop.jobs.worker import Worker
+from labelloop.jobs.resident import Resident
+from labelloop.jobs.watchers import Watchers
+from labelloop.jobs.worker import Engine, Worker
+from labelloop.learning.acquisition import Acquisition, scorer
+from labelloop.learning.memory import Recorder
 from labelloop.media.load import MediaLoader
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import Store, add_model, add_models_dir, default_model, load_engine, open_store
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
-from labelloop.serving.projects import Projects
+from labelloop.serving.projects import Projects, View
 from labelloop.serving.slots import Load, Slots
+from labelloop.store.registry import ModelVersion
 
 log = structlog.get_logger(__name__)
+
+WATCHING_ENDS_S = 2.0
 
 REFRESH_S = 1.0
 """How often a server looks whether another process assigned or added a model."""
@@ -46,6 +60,11 @@ class Parts(NamedTuple):
     origins: Origins
     media: MediaLoader
     predictor: Predictor
+    loop: Loop
+    jobs: Resident
+    """Runs background jobs with the parts above, once it is started."""
+    watchers: Watchers
+    recorder: Recorder
 
 
 def assemble(settings: Settings, *, model: str | None = None, load: Load | None = None) -> Parts:
@@ -59,33 +78,99 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     projects = Projects(settings, store.registry, slots, default=default)
     origins = Origins(settings, store.registry.connections, trust_setup=is_private(settings))
     media, predictor = _path(settings, store, metrics, slots, origins)
-    return Parts(store, metrics, slots, projects, origins, media, predictor)
+    loop = Loop()
+    jobs = Resident(lambda: _worker(settings, store, slots, predictor, origins, loop, needed=projects.wanted))
+    watchers = Watchers(settings, store, projects.version_of, named=settings.watch, kept=True)
+    recorder = Recorder(store.scores)
+    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs, watchers, recorder)
 
 
 @contextlib.contextmanager
 def open_worker(settings: Settings, *, load: Load | None = None) -> Iterator[Worker]:
     """A worker with a prediction path of its own and no server. `load` as in `assemble`."""
-    from labelloop.jobs.durable import Durable, url_of  # a second and a half that only workers need
+    with _workshop(settings, load) as (_, make):
+        yield make()
 
+
+@contextlib.contextmanager
+def open_watch(settings: Settings, projects: Sequence[str], *, load: Load | None = None) -> Iterator[Watchers]:
+    """Watches `projects` without a server; runs jobs too, unless another process does. `load` as in `assemble`."""
+    with _workshop(settings, load) as (store, make):
+        resident = Resident(make)
+
+        def ensure_worker() -> None:
+            if not store.workers.any_alive():
+                resident.start()
+
+        def version_of(project: int) -> ModelVersion | None:
+            return store.registry.catalogue().of_project(project)
+
+        try:
+            yield Watchers(settings, store, version_of, named=projects, kept=False, ensure_worker=ensure_worker)
+        finally:
+            resident.stop()
+
+
+@contextlib.contextmanager
+def _workshop(settings: Settings, load: Load | None) -> Iterator[tuple[Store, Callable[[], Worker]]]:
+    """A store, and how to make a worker with a prediction path of its own."""
     store = open_store(settings)
     metrics = Metrics()
     slots = _slots(settings, store, metrics, load)
     origins = Origins(settings, store.registry.connections, trust_setup=True)
     media, predictor = _path(settings, store, metrics, slots, origins)
     with Loop() as loop:
-        opener = Opener(settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop)
-        url = url_of(settings.database_url, settings.home)
         try:
-            yield Worker(
-                store.jobs,
-                store.workers,
-                opener.open,
-                lambda name, step: Durable(url, worker=name, step=step),
-            )
+            yield store, lambda: _worker(settings, store, slots, predictor, origins, loop, needed=tuple)
         finally:
             predictor.close()
             slots.close()
             media.close()
+
+
+@contextlib.contextmanager
+def open_looks(
+    settings: Settings, store: Store, view: View, *, project_id: int, label_studio: tuple[str, str]
+) -> Iterator[Looks]:
+    """Looks at a project's pictures, with a prediction path of its own; `label_studio` is its address and a token.
+    Raises LabelloopError when the model does not load."""
+    metrics = Metrics()
+    slots = _slots(settings, store, metrics, None)
+    origins = Origins(settings, store.registry.connections, trust_setup=True)
+    origins.remember(project_id, *label_studio)
+    media, predictor = _path(settings, store, metrics, slots, origins)
+    with Loop() as loop:
+        try:
+            slots.ensure(view.version).loaded.result()
+            yield Looks(predictor, loop, view, check=lambda: None)
+        finally:
+            predictor.close()
+            slots.close()
+            media.close()
+
+
+def _worker(
+    settings: Settings,
+    store: Store,
+    slots: Slots,
+    predictor: Predictor,
+    origins: Origins,
+    loop: Loop,
+    *,
+    needed: Callable[[], Sequence[ModelVersion]],
+) -> Worker:
+    """A worker for every kind of job. `needed` are the versions that others need in memory."""
+
+    def engine(name: str, step: Callable[[str], bool]) -> Engine:
+        from labelloop.jobs.durable import Durable, url_of  # a second, which only those with jobs pay
+
+        return Durable(url_of(settings.database_url, settings.home), worker=name, step=step)
+
+    prelabel = Opener(
+        settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop, needed=needed
+    )
+    kinds = Kinds(store.jobs, {"prelabel": prelabel.open})
+    return Worker(store.jobs, store.workers, kinds.open, engine)
 
 
 def _slots(settings: Settings, store: Store, metrics: Metrics, load: Load | None) -> Slots:
@@ -105,6 +190,7 @@ def _path(
         media,
         slots,
         store.events,
+        score=scorer(Acquisition(strategy=settings.acquisition, aggregation=settings.aggregation)),
         metrics=metrics,
         media_metrics=media_metrics,
         media_workers=settings.media_workers,
@@ -113,36 +199,59 @@ def _path(
     return media, predictor
 
 
-def create_app(settings: Settings, parts: Parts) -> ASGIApp:
-    """The web application around `parts`."""
+def create_app(settings: Settings, parts: Parts) -> Edge:
+    """The web application around `parts`. Call its `end_streams` before waiting for callers to go."""
     registry = parts.store.registry
     auth = BasicAuth(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
-    protocol = Protocol(settings, parts.projects, parts.predictor, parts.origins, parts.store.events, parts.metrics)
+    protocol = Protocol(
+        settings,
+        parts.projects,
+        parts.predictor,
+        parts.origins,
+        parts.store.events,
+        parts.metrics,
+        note=parts.recorder.note,
+    )
     api = Api(
         parts.projects,
         parts.slots,
         parts.store.events,
         add_model=lambda path, card: add_model(registry, path, card, settings),
-        assign=registry.bind,
+        assign=lambda project, spec: registry.bind(project, spec, reason="assigned", by="JSON API"),
     )
+    quality = QualityApi(parts.origins.connection, lambda project: _live(parts.projects, project))
+    feed = Feed(parts.store.jobs, parts.store.engine)
+    jobs = JobsApi(settings, parts.store, feed)
     warnings = exposure_warnings(settings)
     for warning in warnings:
         log.warning(warning)
     routes = [
         *protocol.routes(),
         *api.routes(),
+        *quality.routes(),
+        *PointersApi(parts.projects, registry).routes(),
+        *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
-        *Pages(settings, api, parts.store.events, warnings=warnings).routes(),
+        *Pages(settings, api, jobs, parts.store.events, warnings=warnings).routes(),
     ]
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Any) -> AsyncIterator[None]:
         following = asyncio.create_task(follow_store(parts))
+        if settings.jobs:
+            parts.jobs.start()
+        watching = threading.Thread(target=parts.watchers.run, name="watch", daemon=True)
+        if settings.jobs or settings.watch:
+            watching.start()
         try:
             yield
         finally:
             following.cancel()
+            quality.close()
+            parts.watchers.stop()
             await asyncio.to_thread(close, parts)
+            if watching.ident is not None:  # the next server watches at once when this one has let go
+                await asyncio.to_thread(watching.join, WATCHING_ENDS_S)
 
     paths = frozenset(route.path for route in routes)
     # a bare router: Starlette's own error layer would answer before ours could, and again after it
@@ -152,7 +261,17 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
         callers=Callers(local_only=is_private(settings) and not auth.enabled),
         metrics=parts.metrics,
         paths=paths,
+        end_streams=feed.close,
     )
+
+
+def _live(projects: Projects, project: int) -> str | None:
+    """The version that serves a project; None without one, also where it was removed by hand."""
+    try:
+        version = projects.version_of(project)
+    except ModelNotFound:
+        return None
+    return version.id if version is not None else None
 
 
 async def follow_store(parts: Parts) -> None:
@@ -167,10 +286,13 @@ async def follow_store(parts: Parts) -> None:
 
 
 def close(parts: Parts) -> None:
-    """End the threads; what was begun is finished."""
+    """End the threads; what was begun is finished, jobs go on where they are at the next start."""
+    parts.jobs.stop()
     parts.predictor.close()
+    parts.recorder.close()
     parts.slots.close()
     parts.media.close()
+    parts.loop.close()
 
 
 def is_private(settings: Settings) -> bool:

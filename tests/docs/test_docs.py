@@ -41,6 +41,8 @@ from labelloop.core.errors import LabelloopError
 from labelloop.core.metrics import Metrics
 from labelloop.core.settings import table as settings_table
 from labelloop.engines.detect.recognise import FAMILIES
+from labelloop.http.quality import PARAMETERS
+from labelloop.jobs.quality_report import ClassQuality, Mistake, Mistakes, Regions, Report, Tab, VersionQuality
 from labelloop.serving.models import read_card
 
 PACKAGE = Path(labelloop.__file__).parent
@@ -192,6 +194,18 @@ def test_every_error_code_is_on_the_page() -> None:
     assert sorted({spans(row[0])[0] for row in table(DOCS / "api.md", "code")}) == sorted(set(tree(LabelloopError)))
 
 
+def test_every_key_of_the_quality_report_is_on_the_page() -> None:
+    kinds = (Report, VersionQuality, ClassQuality, Regions, Mistakes, Mistake, Tab)
+    there = {field.name for kind in kinds for field in msgspec.structs.fields(kind)}
+    cells = [cell for row in table(DOCS / "api.md", "key") for cell in row]
+    named = {word for cell in cells for span in spans(cell) for word in re.findall(r"\w+", span)}
+    assert named == there | {"overlooked", "swapped", "misplaced"}
+
+
+def test_every_parameter_of_the_quality_report_is_on_the_page() -> None:
+    assert {spans(row[0])[0] for row in table(DOCS / "api.md", "parameter")} == set(PARAMETERS)
+
+
 def test_every_family_is_on_the_page() -> None:
     assert {spans(row[0])[0] for row in table(DOCS / "engines.md", "family")} == FAMILIES.keys()
 
@@ -207,10 +221,12 @@ def test_every_field_of_the_card_is_on_the_page_and_in_the_example(tmp_path: Pat
     assert written.keys() | {f"input.{key}" for key in written["input"]} == fields - {"sha256"} | {"input"}
 
 
-def test_the_entry_point_in_the_example_is_the_one_that_is_looked_up() -> None:
-    (example,) = [block.text for block in blocks(DOCS / "engines.md") if block.language == "toml"]
+def test_the_entry_points_in_the_examples_are_those_that_are_looked_up() -> None:
+    pages = (DOCS / "engines.md", DOCS / "learning.md")
+    examples = [block.text for page in pages for block in blocks(page) if block.language == "toml"]
+    shown = {group for example in examples for group in tomllib.loads(example)["project"]["entry-points"]}
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    assert tomllib.loads(example)["project"]["entry-points"].keys() == ours.keys()
+    assert shown == ours.keys()
 
 
 def test_the_compose_file_uses_settings_that_exist() -> None:

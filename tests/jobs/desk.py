@@ -15,8 +15,9 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.metrics import Metrics
 from labelloop.core.settings import Settings, read_settings
 from labelloop.engines.base import Engine
+from labelloop.jobs.kinds import Kinds, Running
 from labelloop.jobs.open import Loop, Opener
-from labelloop.jobs.preannotate import Preannotation
+from labelloop.learning.acquisition import Acquisition, scorer
 from labelloop.media.load import MediaLoader
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import add_model, open_store
@@ -74,7 +75,7 @@ class Desk:
         return self.store.jobs.create(self.work(**options))[0]
 
     @contextmanager
-    def open(self, job: Job, *, check: Callable[[], None] = lambda: None) -> Iterator[Preannotation]:
+    def open(self, job: Job, *, check: Callable[[], None] = lambda: None) -> Iterator[Running]:
         """The job in the hands of a new worker of this process."""
         metrics = Metrics()
         slots = Slots(lambda _version: self.engine, limit=2, metrics=metrics)
@@ -85,6 +86,7 @@ class Desk:
             media,
             slots,
             self.store.events,
+            score=scorer(Acquisition()),
             metrics=metrics,
             media_metrics=media_metrics,
             media_workers=2,
@@ -95,12 +97,12 @@ class Desk:
         store = self.store
         with Loop() as loop:
             opener = Opener(self.settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop)
-            work, client = opener.open(self.store.jobs.get(job.id), worker=worker, check=check)
+            kinds = Kinds(store.jobs, {"prelabel": opener.open})
+            work = kinds.open(self.store.jobs.get(job.id), worker=worker, check=check)
             try:
                 yield work
             finally:
                 work.close()
-                client.close()
                 self.store.workers.leave(worker)
                 predictor.close()
                 slots.close()
@@ -132,7 +134,7 @@ class Desk:
         return sum(path.endswith(IMPORT) for path in self.studio.paths())
 
 
-def to_the_end(work: Preannotation) -> None:
+def to_the_end(work: Running) -> None:
     while work.advance():
         pass
 

@@ -29,6 +29,7 @@ class Backend:
     def __init__(self, server: LoopbackServer, parts: Parts, engine: FakeEngine, home: Path) -> None:
         self.home = home
         self.url = server.url
+        self.server = server
         self.parts = parts
         self.engine = engine
         self.http = httpx.Client(base_url=server.url, timeout=30, trust_env=False)
@@ -65,7 +66,8 @@ Start = Callable[..., Backend]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start servers: `start(engine=…, models=("cars",), load=…, **settings)`."""
+    """Start servers: `start(engine=…, models=("cars",), load=…, **settings)`. They run no jobs unless told so: there is
+    one workflow engine per process."""
     running: list[tuple[Backend, LoopbackServer]] = []
 
     def begin(
@@ -76,7 +78,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         **options: Any,
     ) -> Backend:
         engine = engine or FakeEngine()
-        settings = read_settings(home=tmp_path / "home", **options)
+        settings = read_settings(**{"home": tmp_path / "home", "jobs": False} | options)
         parts = assemble(settings, load=load or (lambda _version: engine))
         for name in models:
             add_model(parts.store.registry, None, ModelCard(name=name, engine="empty", labels=engine.classes), settings)

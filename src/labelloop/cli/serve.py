@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -23,6 +25,10 @@ def serve(
     basic_auth_user: str = typer.Option(None, help="User name that callers must send."),
     basic_auth_pass: str = typer.Option(
         None, help="Password that callers must send. Visible in the process list; LABELLOOP_BASIC_AUTH_PASS is not."
+    ),
+    jobs: bool = typer.Option(None, "--jobs/--no-jobs", help="Run background jobs in this process (default: yes)."),
+    watch: list[str] = typer.Option(
+        None, help="Project to watch, id or title; may be repeated, and is remembered (labelloop watch --forget)."
     ),
     log_level: str = typer.Option(None, help="debug, info, warning or error (default: info)."),
 ) -> None:
@@ -45,6 +51,8 @@ def serve(
         image_dir=image_dir,
         basic_auth_user=basic_auth_user,
         basic_auth_pass=basic_auth_pass,
+        jobs=jobs,
+        watch=tuple(watch) if watch else None,
         log_level=log_level,
     )
     # Threads that decode and infer hand over to the event loop through the interpreter's lock; at the default of 5 ms
@@ -71,7 +79,18 @@ def serve(
     socket.listen(config.backlog)  # from here on callers wait instead of being refused
     shown = f"[{address}]" if ":" in address else address
     typer.echo(f"labelloop listens on http://{shown}:{socket.getsockname()[1]}  (Ctrl-C stops it)")
-    uvicorn.Server(config).run(sockets=[socket])
+    # uvicorn sends itself the signal again when everything is closed: it shall end the process, and not become an
+    # exception after which the interpreter waits for threads that wait for a Label Studio.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    server = uvicorn.Server(config)
+    wait_for_callers = server.shutdown
+
+    async def shutdown(sockets: list[Any] | None = None) -> None:
+        application.end_streams()  # listeners would stay until the time that callers get to finish is over
+        await wait_for_callers(sockets)
+
+    server.shutdown = shutdown  # type: ignore[method-assign]
+    server.run(sockets=[socket])
 
 
 def rust_layout() -> Path | None:

@@ -80,6 +80,12 @@ class MediaUndecodable(MediaError):
     code = "media-undecodable"
 
 
+class FilmError(MediaError):
+    """A film cannot be made, or is not what it was made from."""
+
+    code = "film"
+
+
 # --- Label Studio's HTTP API ------------------------------------------------------------------------
 
 

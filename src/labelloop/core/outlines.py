@@ -19,6 +19,15 @@ def corners(box: Box) -> tuple[tuple[float, float], ...]:
     return tuple((x + dx * cos - dy * sin, y + dx * sin + dy * cos) for dx, dy in offsets)
 
 
+def box_at(corner: tuple[float, float], size_wh: tuple[float, float], *, angle_deg: float) -> Box:
+    """The box whose `corners` begin at `corner`: Label Studio turns about that one, a `Box` about its centre."""
+    (x, y), (width, height) = corner, size_wh
+    cos, sin = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
+    # the centre lies half a diagonal away from the corner, turned with the box
+    cx, cy = x + (width * cos - height * sin) / 2, y + (width * sin + height * cos) / 2
+    return Box((cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2), angle_deg)
+
+
 def outline_of(shape: Shape) -> tuple[tuple[float, float], ...]:
     """The points around a shape: four for a box, one for a point, none for what has no place."""
     match shape:

@@ -47,6 +47,36 @@ class Point(msgspec.Struct, frozen=True, gc=False, tag=True):
     y: float
 
 
+class KeyFrame(msgspec.Struct, frozen=True, gc=False):
+    """Where the thing of a `Track` is on one frame. `frame` counts from 1, `time_s` is what the source said (None: it
+    said nothing). With `enabled` False the thing is still here on this frame and gone on the next. `auto` marks a frame
+    that was computed between two that somebody said."""
+
+    frame: int
+    box: Box
+    enabled: bool = True
+    time_s: float | None = None
+    auto: bool = False
+
+
+class Track(msgspec.Struct, frozen=True, tag=True):
+    """One thing followed through a film of `frames_count` frames that lasts `duration_s` (0 where it is not known).
+
+    `keyframes` ascend by frame. Between an enabled one and the next the box moves in a straight line, after the last
+    enabled one it stands still to the end of the film, after one that is not enabled, and before the first, there is
+    none: `video/interpolate` says it in full.
+    """
+
+    keyframes: tuple[KeyFrame, ...]
+    frames_count: int
+    duration_s: float = 0.0
+
+    @property
+    def fps(self) -> float:
+        """Frames per second, 0 where the duration is not known."""
+        return self.frames_count / self.duration_s if self.duration_s > 0 else 0.0
+
+
 class Whole(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The item as a whole: a class of a picture, a text about it."""
 
@@ -57,7 +87,7 @@ class Raw(msgspec.Struct, frozen=True, tag=True):
     result: dict[str, Any]
 
 
-Shape = Box | Polygon | Point | Whole | Raw
+Shape = Box | Polygon | Point | Track | Whole | Raw
 
 NO_MEDIA = MediaKey("", 0)
 
@@ -91,13 +121,14 @@ class Prediction(msgspec.Struct, frozen=True):
     """Everything that one model version says about one task.
 
     `sizes` gives the upright size of each picture a region refers to. `model` is "name@version". `score` in
-    [0, 1] says how little a person needs to look at this task; ascending order is most uncertain first. With
-    an `error` the item failed and its neighbours did not; regions found on other pictures of the same
-    task are kept.
+    [0, 1] says how little a person needs to look at this task; ascending order is most uncertain first. `hidden`
+    in [0, 1] is the best score that no threshold let through: the model nearly saw something. With an `error` the item
+    failed and its neighbours did not; regions found on other pictures of the same task are kept.
     """
 
     regions: tuple[Region, ...] = ()
     sizes: Mapping[MediaKey, Size] = {}
     model: str = ""
     score: float = 0.0
+    hidden: float = 0.0
     error: ItemError | None = None

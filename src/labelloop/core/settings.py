@@ -263,6 +263,20 @@ class Settings(BaseModel):
     )
 
     # jobs
+    jobs: bool = Field(
+        True, validation_alias=_names("jobs"), description="Run background jobs inside `labelloop serve`."
+    )
+    watch: Names = Field(
+        (),
+        validation_alias=_names("watch"),
+        description="Projects that `labelloop serve` watches, ids or titles, comma separated; remembered in the store.",
+    )
+    watch_interval_s: float = Field(
+        5.0,
+        ge=0.5,
+        validation_alias=_names("watch_interval_s"),
+        description="Time between two looks at a watched project.",
+    )
     patience_s: float = Field(
         86_400.0,
         gt=0,
@@ -282,6 +296,17 @@ class Settings(BaseModel):
         le=500,
         validation_alias=_names("import_size"),
         description="Most predictions in one import of a job; less where a proxy limits request bodies.",
+    )
+
+    acquisition: Literal["least_confidence", "margin", "entropy"] = Field(
+        "margin",
+        validation_alias=_names("acquisition"),
+        description="How doubtful a region is; gives every prediction its score, and `labelloop order` its default.",
+    )
+    aggregation: Literal["max", "mean", "sum", "top-k"] = Field(
+        "top-k",
+        validation_alias=_names("aggregation"),
+        description="How the doubts of a picture's regions become one number; top-k is the mean of the three largest.",
     )
 
     @field_validator("host")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -52,8 +52,12 @@ ACTIONS = frozenset(
 """Known actions; others are counted together, so that a stranger cannot grow our metrics without bound."""
 
 
+Note = Callable[[Sequence[Task], Sequence[Prediction], View], None]
+
+
 class Protocol:
-    """The calls that Label Studio makes, of this release and of old ones."""
+    """The calls that Label Studio makes, of this release and of old ones. `note` is told what was answered for good; it
+    returns at once."""
 
     def __init__(
         self,
@@ -63,6 +67,8 @@ class Protocol:
         origins: Origins,
         events: Events,
         metrics: Metrics,
+        *,
+        note: Note,
     ) -> None:
         self._settings = settings
         self._projects = projects
@@ -70,6 +76,7 @@ class Protocol:
         self._origins = origins
         self._events = events
         self._metrics = metrics
+        self._note = note
 
     def routes(self) -> list[Route]:
         return [
@@ -126,6 +133,8 @@ class Protocol:
             deadline_s=self._settings.predict_deadline_s,
             prompt=prompt,
         )
+        if prompt is None:  # what a smart tool shows is about its prompt
+            self._note(tasks, predictions, view)
         if sum(len(prediction.regions) for prediction in predictions) <= ENCODED_AT_ONCE:
             return self._encode(predictions, view, tasks, interactive=prompt is not None)
         # a large answer takes seconds to write, and the event loop has others to answer meanwhile
@@ -164,7 +173,7 @@ class Protocol:
             log.error("event lost", action=event.action, project=event.project_id, error=f"{type(error).__name__}")
             return reply({"error": "store", "message": "The event could not be stored."}, status=503)
         log.info("event", action=event.action, project=event.project_id, number=number)
-        return reply({"status": "recorded", "job": str(number)}, status=201)
+        return reply({"status": "recorded" if number else "known", "job": str(number or "")}, status=201)
 
     async def versions(self, _request: Request) -> Response:
         served = [view.name for view in self._projects.views().values() if view]

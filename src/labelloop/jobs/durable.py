@@ -8,17 +8,22 @@ stores nothing twice is the work of jobs/delivery, because no workflow engine ca
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from dbos import DBOS, DBOSClient, DBOSConfig, error
 
+from labelloop.core.errors import JobError
+
 QUEUE = "jobs"
 WORKFLOW = "job"
 APP_VERSION = "1"
 """DBOS gives a workflow only to programs of the version that queued it. Change it when a run's steps change meaning."""
 _POLL_S = 0.25
+_ONE = threading.Lock()
+"""Held by the engine of this process: DBOS is a singleton, and a second one would take over the first one's."""
 
 
 def url_of(database_url: str, home: Path) -> str:
@@ -32,6 +37,8 @@ class Durable:
     there is more; it is called again after a crash."""
 
     def __init__(self, url: str, *, worker: str, step: Callable[[str], bool]) -> None:
+        if not _ONE.acquire(blocking=False):
+            raise JobError("Another worker of this process runs jobs.", hint="One process, one worker.")
         config: DBOSConfig = {
             "name": "labelloop",
             "system_database_url": url,
@@ -64,9 +71,12 @@ class Durable:
 
     def stop(self) -> None:
         """Does not wait for runs: they are found again as if this process had died."""
-        if self._client is not None:
-            self._client.destroy()
-        DBOS.destroy(destroy_registry=True)
+        try:
+            if self._client is not None:
+                self._client.destroy()
+            DBOS.destroy(destroy_registry=True)
+        finally:
+            _ONE.release()
 
     def ensure(self, run_id: str, job_id: str, *, is_alive: Callable[[str], bool]) -> bool:
         """See to it that a run is queued or runs on a worker that lives. False when it has ended already."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -12,14 +13,16 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import structlog
 
-from labelloop.core.errors import JobError, LabelConfigError, ModelFailed, Overloaded
+from labelloop.core.errors import JobError, LabelConfigError, ModelFailed, Overloaded, ShuttingDown
 from labelloop.core.regions import Prediction
 from labelloop.core.settings import Settings
 from labelloop.core.tasks import Task
-from labelloop.jobs.patience import Cancelled, Patience
+from labelloop.jobs.kinds import Held
+from labelloop.jobs.patience import Interrupted, Patience
 from labelloop.jobs.preannotate import Preannotation, Predict
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.labelmap import read_labels_file
+from labelloop.learning.memory import keep
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
 from labelloop.serving.projects import View, build_view
@@ -27,7 +30,8 @@ from labelloop.serving.slots import Slots
 from labelloop.serving.stage import Priority
 from labelloop.store.jobs import Job, Jobs
 from labelloop.store.pages import Pages
-from labelloop.store.registry import Registry
+from labelloop.store.registry import ModelVersion, Registry
+from labelloop.store.scores import Scores
 
 log = structlog.get_logger(__name__)
 
@@ -35,31 +39,52 @@ T = TypeVar("T")
 
 DEADLINE_S = 3600.0
 """For one page. Nobody waits; it only ends what would never end."""
+_LOOK_S = 0.2
+"""How often somebody who waits for predictions looks whether this process ends."""
 
 
 class Loop(AbstractContextManager["Loop"]):
-    """An event loop in a thread of its own: the prediction path is asynchronous, jobs are not."""
+    """An event loop in a thread of its own, from the first use on: the prediction path is asynchronous, jobs are
+    not."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="jobs-loop", daemon=True)
+        self._starting = threading.Lock()
 
     def __enter__(self) -> Loop:
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self.close()
+
+    def close(self) -> None:
+        """End the thread; who waits for a result on it waits for ever, so whoever uses it ends first."""
+        if self._thread.ident is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
         self._loop.close()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine; the calling thread waits."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+    def run(self, work: Coroutine[Any, Any, T], *, check: Callable[[], None]) -> T:
+        """The result of a coroutine; the calling thread waits. What `check` raises meanwhile cancels it."""
+        with self._starting:
+            if self._thread.ident is None:
+                self._thread.start()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        while True:
+            done, _ = concurrent.futures.wait([future], timeout=_LOOK_S)
+            if done:
+                return future.result()
+            try:
+                check()
+            except BaseException:
+                future.cancel()
+                raise
 
 
 class Opener:
-    """Makes jobs runnable with the parts of one process."""
+    """Makes prelabel jobs runnable with the parts of one process. `needed` are the versions that others in this process
+    need in memory."""
 
     def __init__(
         self,
@@ -71,6 +96,8 @@ class Opener:
         predictor: Predictor,
         origins: Origins,
         loop: Loop,
+        *,
+        needed: Callable[[], Sequence[ModelVersion]] = tuple,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -80,48 +107,32 @@ class Opener:
         self._predictor = predictor
         self._origins = origins
         self._loop = loop
+        self._needed = needed
+        self._scores = Scores(engine)
         self._aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
 
-    def open(self, job: Job, *, worker: str, check: Callable[[], None]) -> tuple[Preannotation, Client]:
-        """Raises LabelloopError when the job cannot run: no token, another label config, a model that does not load.
-        `check` raises when this process ends."""
-        tell = self._teller(job)
-        patience = Patience(self._settings.patience_s, check=self._checker(job, check), tell=tell)
+    def open(self, job: Job, held: Held) -> Preannotation:
+        """Raises LabelloopError when the job cannot run: no token, another label config, a model that does not load."""
+        patience = Patience(self._settings.patience_s, check=held.check, tell=held.tell)
         client = self._client(job)
         try:
             view = self._view(job, patience(lambda: client.project(job.project_id)).label_config)
             self._warm(view)
-            work = Preannotation(
+            return Preannotation(
                 job,
                 client=client,
-                pages=Pages(self._engine, job.id, owner=worker),
+                pages=Pages(self._engine, job.id, owner=held.worker),
                 view=view,
-                predict=self._predict(view),
+                predict=self._predict(view, held.stopping),
                 patience=patience,
                 expect=lambda total: self._jobs.expect(job.id, total),
-                tell=tell,
+                tell=held.tell,
                 import_size=self._settings.import_size,
                 settle_s=self._settings.import_settle_s,
             )
         except BaseException:
             client.close()
             raise
-        return work, client
-
-    def _teller(self, job: Job) -> Callable[[str, str], None]:
-        def tell(level: str, text: str) -> None:
-            getattr(log, level)(text, job=job.id, project=job.project_id)
-            self._jobs.tell(job.id, level, text)
-
-        return tell
-
-    def _checker(self, job: Job, check: Callable[[], None]) -> Callable[[], None]:
-        def checked() -> None:
-            check()
-            if self._jobs.get(job.id).cancelling:
-                raise Cancelled
-
-        return checked
 
     def _client(self, job: Job) -> Client:
         own = self._settings.label_studio_token.get_secret_value()
@@ -149,14 +160,14 @@ class Opener:
     def _warm(self, view: View) -> None:
         """Load the model before tasks are read: without it each of them would fail."""
         engine, _ = self._slots.ensure(view.version).loaded.result()
-        self._slots.trim([view.version])
+        self._slots.trim([*self._needed(), view.version])
         if engine.wants != "nothing" and not view.label_map.fields:
             raise LabelConfigError(
                 f"No class of {view.version.id} maps to a label of this project.",
                 hint='Add predicted_values="CLASS" to a <Label>, or give a labels file; see labelloop doctor.',
             )
 
-    def _predict(self, view: View) -> Predict:
+    def _predict(self, view: View, stopping: Callable[[], None]) -> Predict:
         async def page(tasks: Sequence[Task]) -> list[Prediction]:
             while True:
                 try:
@@ -166,10 +177,13 @@ class Opener:
 
         def predict(tasks: Sequence[Task]) -> list[Prediction]:
             begun = time.monotonic()
-            found = self._loop.run(page(tasks))
+            found = self._loop.run(page(tasks), check=stopping)
+            if any(one.error and one.error.code == ShuttingDown.code for one in found):
+                raise Interrupted  # this process ends, which is no failure of a task
             if all(one.error and one.error.code == ModelFailed.code and one.error.retry for one in found):
                 first = found[0].error
                 raise ModelFailed(first.message if first else "")  # the model was lost, not the tasks
+            keep(self._scores, tasks, found, view)  # for labelloop order
             log.debug("page predicted", tasks=len(tasks), seconds=round(time.monotonic() - begun, 2))
             return found
 

@@ -48,7 +48,7 @@ class _Batch(msgspec.Struct, frozen=True):
 
 
 class Preannotation:
-    """One job in the hands of one worker. Call `advance` until it says False, then `close`.
+    """One job in the hands of one worker. Call `advance` until it says False, then `close`, which closes `client` too.
 
     `predict` answers one Prediction per task, in order. Errors are LabelloopErrors: the job cannot go on.
     """
@@ -109,6 +109,7 @@ class Preannotation:
         """Let go. What is being predicted is finished first, and kept if the job is still ours."""
         self._patience.end()
         self._threads.shutdown(cancel_futures=True)
+        self._client.close()
 
     # --- predicting ---------------------------------------------------------------------------------------
 

@@ -1,21 +1,24 @@
-"""A process that runs jobs: it says that it lives, finds what waits, and hands it to the workflow engine.
+"""What runs jobs: it says that it lives, finds what waits, and hands it to the workflow engine.
 
 There is no orderly way out that differs from a crash: jobs are left as they are, and whoever comes next goes on. Only
 an import in flight is waited for, because its answer saves the next worker from asking.
+
+A store that is away for a while is no reason to end: a server has one of these inside.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
+import sqlalchemy as sa
 import structlog
 
 from labelloop.core.errors import JobLost, LabelloopError
+from labelloop.jobs.kinds import Running
 from labelloop.jobs.patience import Cancelled, Interrupted
-from labelloop.jobs.preannotate import Preannotation
-from labelloop.labelstudio.client import Client
 from labelloop.store.jobs import Job, Jobs, State
 from labelloop.store.workers import Workers
 
@@ -23,11 +26,15 @@ log = structlog.get_logger(__name__)
 
 BEAT_S = 0.5
 """How often it says that it lives and looks for jobs."""
-_LAST_PAGE_S = 10.0
+LAST_PAGE_S = 4.0
+"""How long an import in flight is waited for at the end: `docker stop` kills after 10 s."""
+_TROUBLED_S = 5.0
+"""The pause between two tries while the store, or the workflow engine, cannot be used."""
+_GIVE_UP_S = 60.0
 
 
 class Open(Protocol):
-    def __call__(self, job: Job, *, worker: str, check: Callable[[], None]) -> tuple[Preannotation, Client]: ...
+    def __call__(self, job: Job, *, worker: str, check: Callable[[], None]) -> Running: ...
 
 
 class Engine(Protocol):
@@ -39,7 +46,8 @@ class Engine(Protocol):
 
 
 class Worker:
-    """`start_engine(name, step)` makes the workflow engine that will call `step`."""
+    """`start_engine(name, step)` makes the workflow engine that will call `step`; not before there is a job, because
+    many servers never have one, and it costs a second and 20 MB."""
 
     def __init__(
         self,
@@ -52,46 +60,87 @@ class Worker:
         self._workers = workers
         self._open_job = open_job
         self._start_engine = start_engine
+        self._engine: Engine | None = None
         self._stopping = threading.Event()
-        self._running: dict[str, tuple[Preannotation, Client]] = {}
+        self._running: dict[str, Running] = {}
+        self._dropped: set[str] = set()
         self._in_step = threading.Lock()
+        self._troubled_since: float | None = None
         self.name = ""
 
     def run(self, *, until_idle: bool = False) -> None:
-        """Work until `stop` is called or, with `until_idle`, until there is no job left that waits for us."""
-        self.name = self._workers.register()
-        engine = self._start_engine(self.name, self._step)
-        engine.start()
-        log.info("worker is ready", worker=self.name)
+        """Work until `stop` is called or, with `until_idle`, until there is no job left that waits for us.
+
+        While the store cannot be used it waits; with `until_idle` for a minute, then the error is raised.
+        """
         try:
             while not self._stopping.is_set():
-                self._workers.beat(self.name)
-                waiting = self._look(engine)
-                if until_idle and not waiting and not self._running and not self._in_step.locked():
-                    break
-                self._stopping.wait(BEAT_S)
+                pause_s = BEAT_S
+                try:
+                    if self._beat() and until_idle:
+                        break
+                except Exception as error:  # a database that is away for a moment must not end the worker
+                    self._troubled(error, patient=not until_idle)
+                    pause_s = _TROUBLED_S
+                self._stopping.wait(pause_s)
         finally:
-            self._stopping.set()
-            if self._in_step.acquire(timeout=_LAST_PAGE_S):
-                self._in_step.release()
-            for work, client in self._running.values():
-                work.close()
-                client.close()
-            engine.stop()
-            self._workers.leave(self.name)
+            self._leave()
 
     def stop(self) -> None:
         """Ask `run` to return; from any thread or a signal handler."""
         self._stopping.set()
 
-    def _look(self, engine: Engine) -> int:
-        """Queue what waits; returns how many do."""
+    def _beat(self) -> bool:
+        """Say that we live and queue what waits. Whether there is nothing to do."""
+        if not self.name:
+            self.name = self._workers.register()
+            log.info("worker is ready", worker=self.name)
+        self._workers.beat(self.name)
+        for job_id in list(self._dropped):
+            self._jobs.release(job_id, owner=self.name)
+            self._dropped.discard(job_id)
         waiting = self._jobs.waiting()
         for job in waiting:
-            if not engine.ensure(f"{job.id}.{job.run}", job.id, is_alive=self._workers.is_alive):
+            if not self._ready_engine().ensure(f"{job.id}.{job.run}", job.id, is_alive=self._workers.is_alive):
                 # its workflow has ended without it: two workers took it at the same moment, and one let go
                 self._jobs.rerun(job)
-        return len(waiting)
+        if self._troubled_since is not None:
+            log.info("worker goes on", worker=self.name)
+            self._troubled_since = None
+        return not (waiting or self._running or self._dropped or self._in_step.locked())
+
+    def _ready_engine(self) -> Engine:
+        if self._engine is None:
+            engine = self._start_engine(self.name, self._step)
+            try:
+                engine.start()
+            except BaseException:
+                engine.stop()
+                raise
+            self._engine = engine
+        return self._engine
+
+    def _troubled(self, error: Exception, *, patient: bool) -> None:
+        now = time.monotonic()
+        if self._troubled_since is None:
+            self._troubled_since = now
+            log.error("no jobs can be run at the moment; trying again", error=str(error).partition("\n")[0])
+        if not patient and now - self._troubled_since > _GIVE_UP_S:
+            raise error
+
+    def _leave(self) -> None:
+        self._stopping.set()
+        if self._in_step.acquire(timeout=LAST_PAGE_S):
+            self._in_step.release()
+        for work in list(self._running.values()):
+            work.close()
+        if self._engine is not None:
+            self._engine.stop()
+        if self.name:
+            try:
+                self._workers.leave(self.name)
+            except sa.exc.SQLAlchemyError as error:  # that our process is gone says the same
+                log.warning("the store cannot be told that this worker ends", error=str(error).partition("\n")[0])
 
     def _step(self, job_id: str) -> bool:
         """One page. Whether there is more."""
@@ -102,6 +151,9 @@ class Worker:
                 more = work is not None and work.advance()
                 if work is not None and self._jobs.get(job_id).cancelling:
                     raise Cancelled
+                if not more and work is not None:
+                    self._end(job_id, "done")
+                return more
             except Cancelled:
                 self._end(job_id, "cancelled")
             except JobLost as error:
@@ -109,16 +161,16 @@ class Worker:
                 self._close(job_id)
             except LabelloopError as error:
                 self._end(job_id, "failed", str(error))
+            except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+                # our own store is away, or somebody else has it for himself: no failure of the job
+                log.error("a job stops until the store can be used", job=job_id, error=str(error).partition("\n")[0])
+                self._drop(job_id)
             except Exception as error:
                 log.exception("a job failed", job=job_id)
                 self._end(job_id, "failed", f"{type(error).__name__}: {error}.")
-            else:
-                if not more and work is not None:
-                    self._end(job_id, "done")
-                return more
         return False
 
-    def _work_on(self, job_id: str) -> Preannotation | None:
+    def _work_on(self, job_id: str) -> Running | None:
         """The job opened and ours; None when it is somebody else's."""
         if job_id not in self._running:
             job = self._jobs.get(job_id)
@@ -131,7 +183,7 @@ class Worker:
             verb = "goes on" if job.started_at else "begins"
             self._jobs.tell(job_id, "info", f"Run {job.run} {verb} on worker {self.name}.")
             self._running[job_id] = self._open_job(job, worker=self.name, check=self._check)
-        return self._running[job_id][0]
+        return self._running[job_id]
 
     def _check(self) -> None:
         if self._stopping.is_set():
@@ -139,12 +191,20 @@ class Worker:
 
     def _end(self, job_id: str, state: State, error: str = "") -> None:
         self._close(job_id)
-        if self._jobs.end(job_id, state, owner=self.name, error=error):
-            self._jobs.tell(job_id, "error" if error else "info", error or f"The job is {state}.")
-            log.info("job ended", job=job_id, state=state)
+        try:
+            if self._jobs.end(job_id, state, owner=self.name, error=error):
+                self._jobs.tell(job_id, "error" if error else "info", error or f"The job is {state}.")
+                log.info("job ended", job=job_id, state=state)
+        except sa.exc.SQLAlchemyError as trouble:
+            log.error("how a job ended cannot be stored", job=job_id, error=str(trouble).partition("\n")[0])
+            self._drop(job_id)
+
+    def _drop(self, job_id: str) -> None:
+        """Let go of a job, and queue it again as soon as the store takes that."""
+        self._close(job_id)
+        self._dropped.add(job_id)
 
     def _close(self, job_id: str) -> None:
-        work, client = self._running.pop(job_id, (None, None))
-        if work is not None and client is not None:
+        work = self._running.pop(job_id, None)
+        if work is not None:
             work.close()
-            client.close()

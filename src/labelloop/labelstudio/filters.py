@@ -47,6 +47,11 @@ def after(task_id: int) -> dict[str, Any]:
     return item("id", "greater", "Number", task_id)
 
 
+def untouched() -> list[dict[str, Any]]:
+    """Tasks that nobody annotated and nobody skipped."""
+    return [item(column, "equal", "Number", 0) for column in ("total_annotations", "cancelled_annotations")]
+
+
 def query_of(conditions: Sequence[Mapping[str, Any]], *, filters: Filters | None = None) -> dict[str, Any]:
     """The `query` of a task list in the order of ids: all `conditions`, and `filters`. Raises BadFilter for filters
     joined by "or", which Label Studio cannot nest."""
@@ -68,6 +73,11 @@ def parse_filters(expressions: Sequence[str]) -> Filters | None:
     for text in expressions:
         items += _parse_json(text) if text.lstrip().startswith(("{", "[")) else [_parse(text)]
     return {"conjunction": "and", "items": items} if items else None
+
+
+def filters_of(given: Sequence[str] | Mapping[str, Any]) -> Filters | None:
+    """Filters from a program: expressions, or one object in Label Studio's own form. Raises BadFilter."""
+    return parse_filters([msgspec.json.encode(given).decode()] if isinstance(given, Mapping) else given)
 
 
 def _parse(text: str) -> dict[str, Any]:

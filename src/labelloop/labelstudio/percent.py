@@ -10,13 +10,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from labelloop.core.outlines import bounding_box, corners
+from labelloop.core.outlines import bounding_box, box_at, corners
 from labelloop.core.regions import Box, Point, Polygon, Shape, Size, Whole
 from labelloop.labelstudio.clip import clip
 
 TICKS = 10_000
 """Ticks of a percentage, so four digits: 0.0001 % of a 10,000 px picture is a hundredth of a pixel. Whole ticks are
 what is counted, so that `x` plus `width` never passes 100 by a digit; `round` would also cost four times as much."""
+
+EXACT_DIGITS = 10
+"""Of percentages that are not ours to round; what is beyond them is what arithmetic in binary leaves."""
 
 WHOLE_PICTURE = 100 * TICKS
 FULL_TURN = 360 * TICKS
@@ -177,13 +180,28 @@ def decode_shape(kind: str, value: Mapping[str, Any], size_wh: tuple[Any, Any]) 
 
 
 def _decode_box(value: Mapping[str, Any], width: float, height: float) -> Box:
-    x, y = number(value["x"]) * width, number(value["y"]) * height
-    w, h = number(value["width"]) * width, number(value["height"]) * height
-    angle = number(value.get("rotation") or 0.0)
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    # the centre lies half a diagonal away from the pivot, turned with the box
-    cx, cy = x + (w * cos - h * sin) / 2, y + (w * sin + h * cos) / 2
-    return Box((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), angle)
+    corner = number(value["x"]) * width, number(value["y"]) * height
+    sides = number(value["width"]) * width, number(value["height"]) * height
+    return box_at(corner, sides, angle_deg=number(value.get("rotation") or 0.0))
+
+
+def decode_box(value: Mapping[str, Any], size: Size) -> Box:
+    """The box in pixels of `x`, `y`, `width`, `height` and `rotation`, on a picture of `size`."""
+    return _decode_box(value, size.width / 100.0, size.height / 100.0)
+
+
+def exact_box(box: Box, size: Size) -> dict[str, float]:
+    """The inverse of `decode_box`, to ten digits: nothing is cut off at the border, because what people drew is handed
+    back to them."""
+    left, top, right, bottom = box.xyxy
+    x, y = corners(box)[0] if box.angle_deg else (left, top)
+    return {
+        "x": round(x / size.width * 100.0, EXACT_DIGITS),
+        "y": round(y / size.height * 100.0, EXACT_DIGITS),
+        "width": round((right - left) / size.width * 100.0, EXACT_DIGITS),
+        "height": round((bottom - top) / size.height * 100.0, EXACT_DIGITS),
+        "rotation": round(box.angle_deg, EXACT_DIGITS),
+    }
 
 
 def number(value: Any) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from labelloop.store import schema
+from labelloop.store.db import upsert
 
 SILENT_S = 30.0
 """A worker that did not say anything for this long is taken for dead, and its jobs go to others."""
@@ -29,16 +30,16 @@ class Workers:
     def register(self) -> str:
         """Add this process; returns the name that it has as an owner of jobs."""
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"[-100:]
-        row = {"id": name, "machine": self._machine, "pid": os.getpid(), "seen_s": time.time()}
+        self.beat(name)
         with self._engine.begin() as connection:
-            connection.execute(sa.insert(schema.workers).values(**row))
             connection.execute(sa.delete(schema.workers).where(schema.workers.c.seen_s < time.time() - 86_400))
         return name
 
     def beat(self, name: str) -> None:
-        """Say that it lives."""
+        """Say that it lives; also when it was silent for so long (a laptop asleep) that others forgot it."""
+        row = {"machine": self._machine, "pid": os.getpid(), "seen_s": time.time()}
         with self._engine.begin() as connection:
-            connection.execute(sa.update(schema.workers).filter_by(id=name).values(seen_s=time.time()))
+            upsert(connection, schema.workers, {"id": name}, row)
 
     def leave(self, name: str) -> None:
         with self._engine.begin() as connection:

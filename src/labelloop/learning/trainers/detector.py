@@ -1,0 +1,132 @@
+"""A detector taken apart: the frozen part for ONNX Runtime, the rest as a torch module with a new class layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from torch import Tensor
+
+from labelloop.core.cards import ModelCard
+from labelloop.engines.detect import DetectEngine
+from labelloop.engines.detect.prepare import Normaliser, Prepared
+from labelloop.engines.onnx import read_signature
+from labelloop.learning.trainers.base import TrainerRefused, TrainRequest
+from labelloop.learning.trainers.class_layer import Rows, replace_classes
+from labelloop.learning.trainers.cut import Cut, find_cut, find_head
+from labelloop.learning.trainers.families import (
+    FAMILIES,
+    Answers,
+    Family,
+    LastLayers,
+    Points,
+    located,
+    points_of,
+    read,
+    why_not,
+)
+from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
+from labelloop.learning.trainers.onnx_torch import Agreement, OnnxModule, check, open_session
+
+KNOWN_LOGIT = 2.0
+"""Where there is an objectness, a class not yet learned starts at sigmoid(2) = 0.88 of it: usable at once, and all
+classes alike."""
+
+
+class Detector(NamedTuple):
+    """`graph` is the whole model with the new class layer. `frozen` makes `module`'s inputs from a picture; None when
+    the module starts from the picture itself."""
+
+    graph: OnnxGraph
+    card: ModelCard
+    family: Family
+    layers: LastLayers
+    cut: Cut | None
+    frozen: ort.InferenceSession | None
+    module: OnnxModule
+    points: Points
+    normaliser: Normaliser
+
+    def pixels(self, pictures: Sequence[Prepared]) -> NDArray[np.float32]:
+        """The network's input [b, 3, h, w]."""
+        return np.asarray(self.normaliser.tensor(pictures, size=len(pictures)), np.float32)
+
+    def features(self, pictures: Sequence[Prepared]) -> list[NDArray[np.float32]]:
+        """The inputs of the module."""
+        pixels = self.pixels(pictures)
+        if self.frozen is None or self.cut is None:
+            return [pixels]
+        return list(self.frozen.run(list(self.cut.values), {self.graph.inputs[0]: pixels}))
+
+    def answers(self, maps: Sequence[Tensor], points: Points) -> Answers:
+        """What the module says about its inputs; differentiable. `points` are ours, on the device of the maps."""
+        values = dict(zip(self.module.outputs, self.module(*maps), strict=True))
+        return read(self.family, self.layers, values, points)
+
+    def check(self, features: Sequence[NDArray[np.float32]]) -> Agreement:
+        """Compare module and ONNX Runtime on these inputs. Raises ModelError where they differ."""
+        part = self.graph.subgraph(self.module.inputs, self.module.outputs)
+        return check(self.module, part, dict(zip(self.module.inputs, features, strict=True)))
+
+
+def open_detector(request: TrainRequest, *, part: str) -> Detector:
+    """Take `request.base` apart; `part` says what is trained: "head", "neck" (and head) or "all".
+
+    Raises TrainerRefused for a family without a recipe, ModelError for a file that cannot be taken apart.
+    """
+    if request.base is None or request.base_card is None:
+        raise TrainerRefused("There is no model to start from.", hint="Use the trainer scratch.")
+    card = DetectEngine.describe(request.base, request.base_card)
+    family = FAMILIES.get(card.family or "")
+    if family is None or card.input.size_wh is None:
+        raise TrainerRefused(why_not(card), hint="")
+    signature = read_signature(request.base)
+    graph = read_graph(request.base, size_wh=card.input.size_wh)
+    free_batch(graph)
+    layers = located(family, graph, card)
+    _give_classes(graph, layers, card.labels, request.labels)
+    trained_card = msgspec.structs.replace(card, labels=request.labels, sha256="")
+    layers = located(family, graph, trained_card)
+    image = signature.inputs[0].name
+    cut = _cut(graph, layers, image=image, family=card.family or "", part=part)
+    return Detector(
+        graph=graph,
+        card=trained_card,
+        family=family,
+        layers=layers,
+        cut=cut,
+        frozen=open_session(graph.subgraph([image], cut.values)) if cut else None,
+        module=OnnxModule(graph, inputs=cut.values if cut else [image], outputs=layers.values),
+        points=points_of(family, card.input.size_wh),
+        normaliser=Normaliser(card.input, dtype="float32"),
+    )
+
+
+def _cut(graph: OnnxGraph, layers: LastLayers, *, image: str, family: str, part: str) -> Cut | None:
+    if part == "all":
+        return None
+    cut = find_cut(graph, image=image, family=family)
+    return cut if part == "neck" else find_head(graph, layers.classes, cut, image=image)
+
+
+def _give_classes(graph: OnnxGraph, layers: LastLayers, old: Sequence[str], new: Sequence[str]) -> None:
+    """Rows of labels that the model knows already are kept, whatever their order; the others start alike."""
+    by_name = {name.casefold(): index for index, name in enumerate(old)}
+    places = [by_name.get(name.casefold()) for name in new]
+    fresh = KNOWN_LOGIT if layers.objectness else None
+    replace_classes(graph, layers.classes, [_rows(graph, one, places, fresh) for one in layers.classes])
+
+
+def _rows(graph: OnnxGraph, layer: Rows, places: Sequence[int | None], fresh: float | None) -> list[NDArray[Any]]:
+    """New weight and bias of one class layer. Without an objectness to lean on, a new class starts as the mean of the
+    old ones: where the model sees something, whatever it is."""
+    rows = []
+    for name in layer.weights:
+        old = graph.constants[name][layer.start : layer.stop]
+        blank = old.mean(axis=0) if fresh is None else np.full(old.shape[1:], fresh if old.ndim == 1 else 0.0)
+        rows.append(np.stack([blank if place is None else old[place] for place in places]).astype(np.float32))
+    return rows

@@ -1,0 +1,166 @@
+"""What fine-tuning has to know about a family: which columns are what, and how a box is written.
+
+One class per family. `locate` finds the last layers in the file, `read` turns their maps into boxes and logits. The
+decoding is that of `engines/detect`, in torch, so that gradients flow through it; every run compares both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from labelloop.core.cards import ModelCard
+from labelloop.core.errors import ModelError
+from labelloop.engines.detect.head import grid
+from labelloop.learning.trainers.class_layer import Rows, Span, layers_of
+from labelloop.learning.trainers.onnx_graph import OnnxGraph
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NANODET_BINS = 8
+
+
+class LastLayers(NamedTuple):
+    """The layers that make the columns, one entry per stride each; `objectness` is empty where there is none."""
+
+    classes: tuple[Rows, ...]
+    boxes: tuple[Rows, ...]
+    objectness: tuple[Rows, ...]
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(rows.value for part in self for rows in part))
+
+
+class Answers(NamedTuple):
+    """Of a batch of b pictures with n cells: class `logits` [b, n, c], `xyxy` [b, n, 4] in pixels of the network input,
+    `objectness` logits [b, n, 1] or None. The score of a class is sigmoid(logit), times sigmoid(objectness)."""
+
+    logits: Tensor
+    xyxy: Tensor
+    objectness: Tensor | None
+
+    @property
+    def scores(self) -> Tensor:
+        scores = self.logits.sigmoid()
+        return scores if self.objectness is None else scores * self.objectness.sigmoid()
+
+
+class Points(NamedTuple):
+    """`cells` [n, 2] column and row, `strides` [n, 1], `centres` [n, 2] in pixels."""
+
+    cells: Tensor
+    strides: Tensor
+    centres: Tensor
+
+
+class Family(Protocol):
+    """How one family writes boxes."""
+
+    names: ClassVar[tuple[str, ...]]
+    """Families of `engines/detect` that are written like this."""
+    strides: ClassVar[tuple[int, ...]]
+
+    def locate(self, graph: OnnxGraph, card: ModelCard) -> LastLayers:
+        """Raises ModelError when the layers are not where the family has them."""
+
+    def boxes(self, raw: Tensor, points: Points) -> Tensor:
+        """What the box layers say, [b, n, k], as left, top, right, bottom in pixels [b, n, 4]."""
+
+
+class Yolox:
+    """One output [b, n, 5 + c]: centre and size, objectness, classes. Boxes are offsets from a cell."""
+
+    names: ClassVar[tuple[str, ...]] = ("yolox",)
+    strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
+
+    def locate(self, graph: OnnxGraph, card: ModelCard) -> LastLayers:
+        output, width = graph.outputs[0], 5 + len(card.labels)
+        return LastLayers(
+            classes=layers_of(graph, output, Span(2, 5, width)),
+            boxes=layers_of(graph, output, Span(2, 0, 4)),
+            objectness=layers_of(graph, output, Span(2, 4, 5)),
+        )
+
+    def boxes(self, raw: Tensor, points: Points) -> Tensor:
+        import torch
+
+        centres = (raw[..., :2] + points.cells) * points.strides
+        halves = raw[..., 2:].clamp(max=20).exp() * points.strides / 2
+        return torch.cat([centres - halves, centres + halves], dim=-1)
+
+
+class NanoDet:
+    """A pair of outputs per stride, [b, n, c] and [b, n, 32], or all joined in one. Each side of a box is a
+    distribution over 8 distances from the middle of the cell."""
+
+    names: ClassVar[tuple[str, ...]] = ("nanodet",)
+    strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
+
+    def locate(self, graph: OnnxGraph, card: ModelCard) -> LastLayers:
+        count, sides = len(card.labels), 4 * NANODET_BINS
+        if len(graph.outputs) == 1:
+            joined = graph.outputs[0]
+            classes = layers_of(graph, joined, Span(2, 0, count))
+            return LastLayers(classes, layers_of(graph, joined, Span(2, count, count + sides)), ())
+        by_rows = sorted(graph.outputs, key=lambda name: -(graph.shapes[name][1] or 0))
+        wide = [name for name in by_rows if graph.shapes[name][2] == sides and "cls" not in name]
+        others = [name for name in by_rows if name not in wide]
+        return LastLayers(
+            classes=tuple(rows for name in others for rows in layers_of(graph, name, Span(2, 0, count))),
+            boxes=tuple(rows for name in wide for rows in layers_of(graph, name, Span(2, 0, sides))),
+            objectness=(),
+        )
+
+    def boxes(self, raw: Tensor, points: Points) -> Tensor:
+        import torch
+
+        bins = raw.reshape(*raw.shape[:-1], 4, NANODET_BINS).softmax(dim=-1)
+        steps = bins @ torch.arange(NANODET_BINS, dtype=raw.dtype, device=raw.device)
+        distances = steps * points.strides
+        return torch.cat([points.centres - distances[..., :2], points.centres + distances[..., 2:]], dim=-1)
+
+
+FAMILIES: dict[str, Family] = {name: family for family in (Yolox(), NanoDet()) for name in family.names}
+
+
+def located(family: Family, graph: OnnxGraph, card: ModelCard) -> LastLayers:
+    """The last layers of the file, one of each kind per stride. Raises ModelError."""
+    layers = family.locate(graph, card)
+    if any(len(part) not in (0, len(family.strides)) for part in layers):
+        raise ModelError(
+            f"This file does not have one class layer and one box layer for each of the strides {family.strides}.",
+            hint="Train with another trainer (command, openmmlab).",
+        )
+    return layers
+
+
+def points_of(family: Family, size_wh: tuple[int, int]) -> Points:
+    import torch
+
+    cells, strides = (torch.from_numpy(np.array(part)) for part in grid(size_wh, family.strides))
+    return Points(cells, strides, (cells + 0.5) * strides)
+
+
+def read(family: Family, layers: LastLayers, maps: Mapping[str, Tensor], points: Points) -> Answers:
+    """Answers from the maps that the last layers make (`LastLayers.values`), [b, channels, h, w] each."""
+    logits, raw = (_columns(part, maps) for part in (layers.classes, layers.boxes))
+    objectness = _columns(layers.objectness, maps) if layers.objectness else None
+    return Answers(logits, family.boxes(raw, points), objectness)
+
+
+def _columns(rows: tuple[Rows, ...], maps: Mapping[str, Tensor]) -> Tensor:
+    import torch
+
+    parts = [maps[one.value][:, one.start : one.stop].flatten(2).transpose(1, 2).float() for one in rows]
+    return torch.cat(parts, dim=1)
+
+
+def why_not(card: ModelCard | None) -> str:
+    """Why a family is refused."""
+    family = "this file" if card is None or card.family is None else f"models of the family {card.family}"
+    known = ", ".join(FAMILIES)
+    return f"There is no recipe for {family} (there is for {known}): use the trainer scratch, command or openmmlab."

@@ -1,0 +1,95 @@
+"""Fine-tune a detector from its ONNX file alone, on a CPU, in about a minute.
+
+`fine_tune` is the whole recipe. The backbone is frozen: ONNX Runtime runs it once over every picture and its mirror
+image, and what it says is kept. Neck and head become a torch module with the file's own weights and a new class layer;
+they are trained on what was kept and written back. Trainer `full` is the same from the picture on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from typing import ClassVar, Literal
+
+import msgspec
+
+from labelloop.learning.trainers.base import Report, Trained, TrainRequest, read_options
+
+MODEL = "model.onnx"
+SHORT_S = 20.0
+"""Below this budget there is time for some forty steps of neck and head, and the head alone learns more."""
+
+
+class HeadOptions(msgspec.Struct, frozen=True):
+    """`part` is what is trained: "neck" is neck and head, "auto" the head alone for budgets under 20 s. `max_steps`
+    ends training by steps instead of by time, to compare runs on a busy machine."""
+
+    part: Literal["auto", "neck", "head"] = "auto"
+    batch: int = 8
+    rate: float = 1e-3
+    class_rate: float = 4e-3
+    weight_decay: float = 0.02
+    max_steps: int | None = None
+
+
+class HeadTrainer:
+    """Trainer `head`: neck and head, or the head alone."""
+
+    name: ClassVar[str] = "head"
+
+    def refuses(self, request: TrainRequest) -> str | None:
+        return refusal(request)
+
+    def train(self, request: TrainRequest, report: Report) -> Trained:
+        """Raises TrainerRefused, ModelError (a graph that cannot be taken apart), TrainerError, TrainerFailed."""
+        options = read_options(request.options, HeadOptions, trainer=self.name)
+        part = options.part
+        if part == "auto":
+            part = "head" if request.budget_s < SHORT_S and options.max_steps is None else "neck"
+        return fine_tune(request, report, part=part, options=options)
+
+
+def fine_tune(request: TrainRequest, report: Report, *, part: str, options: HeadOptions) -> Trained:
+    """Read, look, check, learn, write, compare: all within `request.budget_s`."""
+    started = time.monotonic()
+    from labelloop.learning.trainers import detector, export, learn, schedule, views
+
+    clock = schedule.Clock(
+        request.budget_s, reserve_s=learn.reserve_s(request), max_steps=options.max_steps, started=started
+    )
+    samples = views.read_samples(request.data, "train", request.labels)
+    model = detector.open_detector(request, part=part)
+    cache = learn.look(model, samples, request=request, clock=clock, report=report)
+    witnesses = learn.witnesses(model, samples)
+    agreement = model.check(model.features(witnesses))
+    looked_s = clock.seconds()
+    learned = learn.learn(model, cache, request=request, options=options, clock=clock, report=report)
+    export.write_back(model.graph, learned.weights)
+    path = request.out / MODEL
+    export.save(model.graph, path, labels=request.labels)
+    apart = export.parity(path, model.card, witnesses, *learn.best_answers(model, witnesses))
+    metrics = {
+        "steps": float(learned.steps),
+        "loss": learned.loss,
+        "views": float(len(cache.known)),
+        "looking_s": looked_s,
+        "training_s": learned.seconds - looked_s,
+        "seconds": clock.seconds(),
+        "conversion_difference": agreement.difference,
+        "pixels_apart": apart.pixels,
+        "score_apart": apart.score,
+    }
+    return Trained(model=path, card=model.card, metrics=metrics)
+
+
+def refusal(request: TrainRequest) -> str | None:
+    """Why neither `head` nor `full` can train this; looks at the card only."""
+    if request.base is None:
+        return "There is no model to start from: use the trainer scratch."
+    missing = [name for name in ("torch", "onnx") if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} is not installed: pip install 'labelloop[train]'."
+    from labelloop.learning.trainers.families import FAMILIES, why_not
+
+    family = request.base_card.family if request.base_card else None
+    return None if family is None or family in FAMILIES else why_not(request.base_card)

@@ -1,0 +1,208 @@
+"""A part of an ONNX graph as a torch module that can be trained, with the weights of the file.
+
+The weights keep their ONNX names, so that what was learned goes back into the same initializers (`trainers/export`).
+A converter that is wrong for one operator trains a wrong model without a word: `check` compares the module with ONNX
+Runtime on real inputs, and a trainer calls it before every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from labelloop.core.errors import ModelError
+from labelloop.learning.trainers.onnx_graph import OnnxGraph, attributes
+from labelloop.learning.trainers.onnx_ops import OPERATORS, Operator
+
+WEIGHTED = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "Gemm": (1, 2),
+    "MatMul": (0, 1),
+    "BatchNormalization": (1, 2),
+    "LayerNormalization": (1, 2),
+    "PRelu": (1,),
+    "Add": (0, 1),
+    "Mul": (0, 1),
+}
+"""Operator -> which of its inputs are learned when they are floating-point constants. BatchNormalization keeps its
+statistics; constants of Sub, Div and so on are arithmetic (a grid, an anchor), and so are those of Add and Mul with
+fewer than two axes' worth of values (see `_is_weight`)."""
+
+
+class Step(NamedTuple):
+    """One node: what it does, names of inputs and outputs, and which values nobody needs afterwards."""
+
+    run: Callable[..., Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    spent: tuple[str, ...]
+
+
+class OnnxModule(nn.Module):
+    """Runs nodes in order. `forward` takes the values named `inputs` and returns those named `outputs`."""
+
+    def __init__(self, graph: OnnxGraph, *, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Raises ModelError that names the operator which cannot be converted."""
+        super().__init__()
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        nodes = graph.between(inputs, outputs)
+        self._weights = nn.ParameterDict()
+        self._fixed: dict[str, Tensor] = {}
+        self._keys: dict[str, str] = {}
+        for node in nodes:
+            for index, name in enumerate(node.input):
+                if name in graph.constants and name not in self._keys and name not in self._fixed:
+                    self._take(name, graph.constants[name], _is_weight(graph, node, index))
+        self._steps = _with_spent(_silu_joined(graph, nodes, keep=set(outputs)), keep=set(outputs))
+
+    def _take(self, name: str, value: NDArray[Any], learned: bool) -> None:
+        tensor = torch.from_numpy(np.array(value))
+        if learned:
+            self._keys[name] = f"w{len(self._keys)}"  # ParameterDict takes no dots
+            self._weights[self._keys[name]] = nn.Parameter(tensor)
+        else:
+            key = f"c{len(self._fixed)}"
+            self.register_buffer(key, tensor, persistent=False)
+            self._fixed[name] = tensor
+            self._keys[name] = key
+
+    def weight(self, name: str) -> nn.Parameter:
+        """The parameter that the ONNX file calls `name`."""
+        return self.weights()[name]
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Every parameter by its ONNX name."""
+        return {name: self._weights[key] for name, key in self._keys.items() if key in self._weights}
+
+    def forward(self, *values: Tensor) -> list[Tensor]:
+        known: dict[str, Tensor | None] = {"": None}
+        known.update(zip(self.inputs, values, strict=True))
+        for name, key in self._keys.items():
+            known[name] = self._weights[key] if key in self._weights else getattr(self, key)
+        for step in self._steps:
+            result = step.run(*[known[name] for name in step.inputs])
+            if len(step.outputs) == 1 and isinstance(result, Tensor):
+                known[step.outputs[0]] = result
+            else:
+                known.update(zip(step.outputs, result, strict=False))
+            for name in step.spent:
+                known.pop(name, None)
+        return [value for value in (known[name] for name in self.outputs) if value is not None]
+
+
+class Agreement(NamedTuple):
+    """How far two ways to compute the same values are apart: the largest difference, relative to the largest value."""
+
+    difference: float
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.difference:.1e} at {self.value}"
+
+
+def check(
+    module: OnnxModule, part: onnx.ModelProto, samples: Mapping[str, NDArray[np.float32]], *, tolerance: float = 1e-4
+) -> Agreement:
+    """Run `samples` (input name -> array) through the module and through ONNX Runtime and compare every output.
+
+    Raises ModelError when they differ by more than `tolerance`, relative to the largest magnitude of that output.
+    """
+    session = open_session(part)
+    wanted = session.run(list(module.outputs), dict(samples))
+    with torch.no_grad():
+        got = module(*[torch.from_numpy(samples[name]) for name in module.inputs])
+    found = [
+        Agreement(_difference(ours.cpu().numpy(), theirs), name)
+        for name, ours, theirs in zip(module.outputs, got, wanted, strict=True)
+    ]
+    worst = max(found, key=lambda one: one.difference if np.isfinite(one.difference) else np.inf)
+    if not worst.difference <= tolerance:
+        raise ModelError(
+            f"The model does not compute the same in torch as in ONNX Runtime ({worst}), so it is not trained.",
+            hint="Please report the file; train it with another trainer (command, openmmlab) meanwhile.",
+        )
+    return worst
+
+
+def open_session(model: onnx.ModelProto, *, threads: int = 1) -> ort.InferenceSession:
+    """ONNX Runtime on the CPU over a model in memory. Raises ModelError."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exception classes share no public base
+        raise ModelError(f"ONNX Runtime cannot run a part of this model: {error}") from error
+
+
+def _difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    if ours.shape != theirs.shape:
+        return np.inf
+    return float(np.abs(ours - theirs).max(initial=0) / max(1.0, float(np.abs(theirs).max(initial=0))))
+
+
+def _is_weight(graph: OnnxGraph, node: onnx.NodeProto, index: int) -> bool:
+    value = graph.constants[node.input[index]]
+    if index not in WEIGHTED.get(node.op_type, ()) or value.dtype != np.float32:
+        return False
+    # Add and Mul: a bias or a scale per channel is learned; a single number or a whole grid of anchors is not
+    per_channel = value.size == max(value.shape, default=0) and value.size > 1 and value.ndim in (1, 3, 4)
+    return node.op_type not in ("Add", "Mul") or per_channel
+
+
+def _silu_joined(graph: OnnxGraph, nodes: Sequence[onnx.NodeProto], *, keep: set[str]) -> list[Step]:
+    """Steps of the nodes, with x * sigmoid(x) as one: torch then keeps one tensor for the gradient instead of three."""
+    gates = {
+        node.output[0]: node.input[0]
+        for node in nodes
+        if node.op_type == "Sigmoid" and len(graph.consumers.get(node.output[0], ())) == 1
+    }
+    joined = {
+        node.output[0]: gate
+        for node in nodes
+        for gate in node.input
+        if node.op_type == "Mul" and gate not in keep and gates.get(gate) in (set(node.input) - {gate})
+    }
+    dropped = set(joined.values())
+    steps = []
+    for node in nodes:
+        if node.output[0] in joined:
+            steps.append(
+                Step(OPERATORS["Silu"](_operator(graph, node)), (gates[joined[node.output[0]]],), (node.output[0],), ())
+            )
+        elif node.output[0] not in dropped:
+            steps.append(Step(_build(graph, node), tuple(node.input), tuple(node.output), ()))
+    return steps
+
+
+def _build(graph: OnnxGraph, node: onnx.NodeProto) -> Callable[..., Any]:
+    build = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if build is None:
+        raise ModelError(
+            f"The operator {node.op_type} cannot be trained here.",
+            hint="Train with another trainer (command, openmmlab), or export the model without it.",
+        )
+    return build(_operator(graph, node))
+
+
+def _operator(graph: OnnxGraph, node: onnx.NodeProto) -> Operator:
+    constants = [graph.constants.get(name) for name in node.input]
+    return Operator(node.op_type, attributes(node), constants, len(node.output), graph.opset)
+
+
+def _with_spent(steps: Sequence[Step], *, keep: set[str]) -> list[Step]:
+    last = {name: index for index, step in enumerate(steps) for name in step.inputs}
+    spent: list[list[str]] = [[] for _ in steps]
+    for name, index in last.items():
+        if name and name not in keep:
+            spent[index].append(name)
+    return [step._replace(spent=tuple(names)) for step, names in zip(steps, spent, strict=True)]

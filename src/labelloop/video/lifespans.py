@@ -1,0 +1,56 @@
+"""The stretches of a film on which a thing is seen, and the way from boxes per frame to a Track and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import msgspec
+
+from labelloop.core.regions import Box, KeyFrame, Track
+from labelloop.video.interpolate import Rotation, interpolate
+
+
+class Lifespan(msgspec.Struct, frozen=True):
+    """A box on each frame from `start` on. `open_end`: the thing is there on the last frame of the film too, and no key
+    frame takes it away."""
+
+    start: int
+    boxes: tuple[Box, ...]
+    open_end: bool = False
+
+    @property
+    def end(self) -> int:
+        """The last frame on which the thing is seen."""
+        return self.start + len(self.boxes) - 1
+
+
+def lifespans(track: Track, *, rotation: Rotation = "linear") -> tuple[Lifespan, ...]:
+    """What is seen of a track, in order. Two that touch stay apart where a key frame ends the first."""
+    found: list[Lifespan] = []
+    run: list[KeyFrame] = []
+    for key in interpolate(track, rotation=rotation).keyframes:
+        run.append(key)
+        if not key.enabled:
+            found.append(_lifespan(run, open_end=False))
+            run = []
+    return (*found, _lifespan(run, open_end=True)) if run else tuple(found)
+
+
+def _lifespan(run: list[KeyFrame], *, open_end: bool) -> Lifespan:
+    return Lifespan(run[0].frame, tuple(key.box for key in run), open_end)
+
+
+def boxes_by_frame(track: Track, *, rotation: Rotation = "linear") -> dict[int, Box]:
+    """Frame -> box, for every frame on which the thing is seen."""
+    return {key.frame: key.box for key in interpolate(track, rotation=rotation).keyframes}
+
+
+def track_of(boxes: Mapping[int, Box], *, frames_count: int, duration_s: float = 0.0) -> Track:
+    """A dense track: one key frame per box, and an end before each gap. Frames count from 1; times are those of the
+    frames, as Label Studio's editor writes them: `frame / fps`."""
+    order = sorted(boxes)
+    seconds = duration_s / frames_count if frames_count else 0.0
+    followed = {frame for frame, then in pairwise(order) if then == frame + 1} | {frames_count}
+    keys = (KeyFrame(frame, boxes[frame], frame in followed, frame * seconds) for frame in order)
+    return Track(tuple(keys), frames_count, duration_s)

@@ -1,0 +1,3 @@
+from reference.terminal import terminal
+
+__all__ = ["terminal"]
