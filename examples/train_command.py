@@ -43,7 +43,9 @@ class Net(nn.Module):
         features = self.body(pictures)
         raw = self.boxes(features).flatten(2).transpose(1, 2)
         boxes = torch.cat([self.middles + raw[..., :2].tanh() / CELLS, raw[..., 2:].sigmoid()], -1)
-        return self.classes(features).flatten(2).transpose(1, 2), boxes
+        logits = self.classes(features).flatten(2).transpose(1, 2)
+        # spelt out, so that the file says its shapes: that is what its family is recognised by
+        return logits.reshape(-1, CELLS**2, self.classes.out_channels), boxes.reshape(-1, CELLS**2, 4)
 
 
 def load(data: Path, labels: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

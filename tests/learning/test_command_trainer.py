@@ -187,6 +187,7 @@ def test_through_the_child_process_stop_reaches_the_program(tmp_path: Path) -> N
     assert '{"step": 1}' in (tmp_path / "out" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_example_trains_a_model_that_is_served(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the extra train")
     belt.write_data_set(tmp_path, train=range(4), val=())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,8 @@ from labelloop.core.regions import Box, Size  # noqa: E402
 from labelloop.demo import belt  # noqa: E402
 from labelloop.engines.base import EngineOptions  # noqa: E402
 from labelloop.engines.detect import DetectEngine  # noqa: E402
-from labelloop.learning.trainers.base import Progress, Stopped, TrainRequest  # noqa: E402
+from labelloop.learning.trainers import process  # noqa: E402
+from labelloop.learning.trainers.base import Progress, Stopped, TrainerFailed, TrainRequest  # noqa: E402
 from labelloop.learning.trainers.scratch import ScratchTrainer  # noqa: E402
 from labelloop.learning.trainers.scratch.export import differences, weights_of, write_onnx  # noqa: E402
 from labelloop.learning.trainers.scratch.network import Detector, boxes_of, peaks  # noqa: E402
@@ -353,6 +357,27 @@ def test_bfloat16_is_used_only_where_the_processor_has_it() -> None:
         pytest.skip("needs /proc/cpuinfo")
     text = flags.read_text()
     assert has_bfloat16(torch.device("cpu")) == ("avx512_bf16" in text or "amx_tile" in text)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the child in /proc")
+def test_a_run_killed_in_the_middle_goes_on_from_its_last_checkpoint(data: Path, tmp_path: Path) -> None:
+    """A real SIGKILL of the real child process, which writes a checkpoint at every step."""
+    asked = request(data, tmp_path / "out", options={"max_steps": 8, "checkpoint_s": 0.0})
+
+    def kill_at_three(progress: Progress) -> None:
+        if progress.step >= 3:
+            (child,) = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+            os.kill(int(child), signal.SIGKILL)
+
+    with pytest.raises(TrainerFailed, match="SIGKILL"):
+        process.run("scratch", asked, on_event=kill_at_three)
+    seen: list[Progress] = []
+    trained = process.run("scratch", asked, on_event=seen.append)
+    assert 2 <= int(seen[0].message.removeprefix("going on from step ")) <= 8
+    assert seen[-1].step == 8
+    assert trained.metrics["steps"] == 8
+    assert not [path for path in asked.out.iterdir() if path.name.startswith(".checkpoint")]
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ import msgspec
 
 from labelloop.core import plugins
 from labelloop.core.cards import ModelCard
+from labelloop.engines.base import EngineFactory
 from labelloop.engines.detect.recognise import metadata_names
 from labelloop.engines.onnx import read_signature
 from labelloop.learning.trainers.base import (
@@ -171,7 +172,8 @@ def _card(model: Path, request: TrainRequest) -> ModelCard:
     card = read_card(model.with_suffix(".yaml"), name=request.base_card.name if request.base_card else NAME)
     if not card.labels and not metadata_names(read_signature(model).metadata):
         card = msgspec.structs.replace(card, labels=request.labels)  # the file does not name its classes
-    card = plugins.load("labelloop.engines", card.engine).describe(model, card)
+    factory: EngineFactory = plugins.load("labelloop.engines", card.engine)
+    card = factory.describe(model, card)
     if not set(card.labels) & set(request.labels):
         raise TrainerFailed(
             f"The model's classes ({', '.join(card.labels[:5])}) are none of the project's "

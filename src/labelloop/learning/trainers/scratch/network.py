@@ -43,7 +43,8 @@ class Residual(nn.Module):
         self.body = ConvNorm(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        result: Tensor = x + self.body(x)
+        return result
 
 
 class Detector(nn.Module):

@@ -27,7 +27,8 @@ MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
 class Recipe(msgspec.Struct, frozen=True):
     """The options of `scratch`. `side`: width and height of the net's input, a multiple of 32; 0: by the objects' size.
     `clock`: what the budget counts, "wall" time or the "cpu" time of all threads (to compare runs on a busy machine).
-    `max_steps` ends a run before its budget does. `memory_mb`: how much the pictures in memory may take."""
+    `max_steps` ends a run before its budget does, and the rate falls with the steps, so that the run can be repeated.
+    `memory_mb`: how much the pictures in memory may take."""
 
     side: int = 0
     batch: int = 4
@@ -94,7 +95,7 @@ def fit(
     state.mean.to(device)
     clock = time.monotonic if recipe.clock == "wall" else time.process_time
     began, saved = clock() - state.seconds, time.monotonic()
-    last = recipe.max_steps or math.inf
+    last = math.inf if recipe.max_steps is None else recipe.max_steps
     source = batches(
         album,
         side=side,
@@ -107,7 +108,7 @@ def fit(
     stream = ahead(source)
     try:
         while state.step < last and state.seconds < end_s:
-            done = max(state.seconds / end_s, state.step / last)
+            done = state.seconds / end_s if recipe.max_steps is None else state.step / last
             loss = _step(state, next(stream), rate=_rate(recipe, state.step, done), recipe=recipe, device=device)
             state.step, state.seconds = state.step + 1, clock() - began
             report(_progress(state, loss, end_s, last))
