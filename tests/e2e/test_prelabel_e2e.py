@@ -133,7 +133,7 @@ def test_a_picture_that_was_missing_is_tried_again_alone(project: Project) -> No
     (failed,) = failures(project.store.engine, project.job().id)
     assert str(failed.task_id) in done.stdout
     version = project.job().version
-    assert sorted(map(len, project.versions())) == [0, *[1] * 20] or project.versions().count([version]) >= 20
+    assert project.versions().count([version]) == 20
 
     again = project.run("prelabel", str(project.number), "--foreground", "--only-missing")
     assert project.versions().count([version]) >= 20, again.stdout
