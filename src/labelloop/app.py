@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import structlog
 from starlette.routing import Router
 
+from labelloop.core.errors import ModelNotFound
 from labelloop.core.metrics import Metrics
 from labelloop.core.settings import Settings
 from labelloop.http.api import Api
@@ -23,6 +24,7 @@ from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
 from labelloop.http.pointers import PointersApi
 from labelloop.http.protocol import Protocol
+from labelloop.http.quality import QualityApi
 from labelloop.jobs.kinds import Kinds
 from labelloop.jobs.looks import Looks
 from labelloop.jobs.open import Loop, Opener
@@ -41,6 +43,8 @@ from labelloop.serving.slots import Load, Slots
 from labelloop.store.registry import ModelVersion
 
 log = structlog.get_logger(__name__)
+
+WATCHING_ENDS_S = 2.0
 
 REFRESH_S = 1.0
 """How often a server looks whether another process assigned or added a model."""
@@ -215,6 +219,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         add_model=lambda path, card: add_model(registry, path, card, settings),
         assign=lambda project, spec: registry.bind(project, spec, reason="assigned", by="JSON API"),
     )
+    quality = QualityApi(parts.origins.connection, lambda project: _live(parts.projects, project))
     feed = Feed(parts.store.jobs, parts.store.engine)
     jobs = JobsApi(settings, parts.store, feed)
     warnings = exposure_warnings(settings)
@@ -223,6 +228,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
     routes = [
         *protocol.routes(),
         *api.routes(),
+        *quality.routes(),
         *PointersApi(parts.projects, registry).routes(),
         *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
@@ -234,13 +240,18 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         following = asyncio.create_task(follow_store(parts))
         if settings.jobs:
             parts.jobs.start()
+        watching = threading.Thread(target=parts.watchers.run, name="watch", daemon=True)
         if settings.jobs or settings.watch:
-            threading.Thread(target=parts.watchers.run, name="watch", daemon=True).start()
+            watching.start()
         try:
             yield
         finally:
             following.cancel()
+            quality.close()
+            parts.watchers.stop()
             await asyncio.to_thread(close, parts)
+            if watching.ident is not None:  # the next server watches at once when this one has let go
+                await asyncio.to_thread(watching.join, WATCHING_ENDS_S)
 
     paths = frozenset(route.path for route in routes)
     # a bare router: Starlette's own error layer would answer before ours could, and again after it
@@ -252,6 +263,15 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         paths=paths,
         end_streams=feed.close,
     )
+
+
+def _live(projects: Projects, project: int) -> str | None:
+    """The version that serves a project; None without one, also where it was removed by hand."""
+    try:
+        version = projects.version_of(project)
+    except ModelNotFound:
+        return None
+    return version.id if version is not None else None
 
 
 async def follow_store(parts: Parts) -> None:
@@ -267,7 +287,6 @@ async def follow_store(parts: Parts) -> None:
 
 def close(parts: Parts) -> None:
     """End the threads; what was begun is finished, jobs go on where they are at the next start."""
-    parts.watchers.stop()
     parts.jobs.stop()
     parts.predictor.close()
     parts.recorder.close()

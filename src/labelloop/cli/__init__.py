@@ -13,6 +13,7 @@ from labelloop.cli.jobs import app as jobs_app
 from labelloop.cli.models import app as models_app
 from labelloop.cli.order import order
 from labelloop.cli.prelabel import prelabel
+from labelloop.cli.quality import quality
 from labelloop.cli.runtimes import app as runtimes_app
 from labelloop.cli.serve import serve
 from labelloop.cli.video import app as video_app
@@ -54,6 +55,7 @@ app.command()(demo)
 app.command()(prelabel)
 app.command()(order)
 app.command()(watch)
+app.command()(quality)
 app.command()(worker)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")

@@ -66,5 +66,7 @@ def _rows(
 
 
 def _page(client: Client, project_id: int, query: Mapping[str, Any]) -> TaskPage:
-    include = ("id", "data", "annotations")
+    # `include` chooses the keys of the annotations inside the tasks as well: what decode_annotation reads
+    own = ("result", "completed_by", "was_cancelled", "ground_truth", "updated_at")
+    include = ("id", "data", "annotations", *own)
     return client.tasks(project_id, page_size=PAGE_SIZE, include=include, query=query, everything=True)

@@ -101,7 +101,7 @@ def moment_of(value: Any) -> datetime | None:
         found = msgspec.convert(value, datetime)
     except msgspec.ValidationError:
         return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _id(value: Any) -> int | None:
@@ -348,7 +348,7 @@ def decode_regions(result: Any, config: LabelConfig) -> list[Region]:
     regions: list[Region] = []
     parts: dict[str, list[dict[str, Any]]] = {}
     for index, item in enumerate(_objects(result)):
-        parts.setdefault(_name_of(item) or f"#{index}", []).append(item)
+        parts.setdefault(name_of(item) or f"#{index}", []).append(item)
     for items in parts.values():
         regions += _decode_parts(items, config)
     return regions
@@ -383,7 +383,8 @@ def _sizes(result: Any, config: LabelConfig) -> dict[MediaKey, Size]:
     return found
 
 
-def _name_of(item: dict[str, Any]) -> str | None:
+def name_of(item: Mapping[str, Any]) -> str | None:
+    """The id of a result's region, None without one; some tools write numbers."""
     name = item.get("id")
     return str(name) if _id(name) is not None else name if isinstance(name, str) and name else None
 
@@ -407,7 +408,7 @@ def _decode_known(items: list[dict[str, Any]], config: LabelConfig) -> list[Regi
     media = MediaKey(tag.field if tag else "", _page(first.get("item_index")))
     score = next((known for item in items if (known := _score(item)) is not None), None)
     text = None if texts is None else "\n".join(texts)
-    name = _name_of(first)
+    name = name_of(first)
     return [Region(shape, label=label, score=score, text=text, id=name, media=media) for label in labels or [None]]
 
 

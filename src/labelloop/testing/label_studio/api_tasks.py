@@ -244,18 +244,38 @@ class TasksApi:
         return (204, None) if row is None else row
 
     def _action(self, ask: Ask) -> Any:
-        """`retrieve_tasks_predictions` (always 200) and `next_task` (ordered, ignores locks)."""
+        """`retrieve_tasks_predictions` (always 200), `predictions_to_annotations` and `next_task` (ordered, ignores
+        locks)."""
         project, body = self._projects.find(ask.query.get("project")), ask.json()
         tasks = [self._state.tasks[task] for task in select(self._state, project, body)]
         if ask.query.get("id") == "retrieve_tasks_predictions":
             self._live(project, tasks)
             return {"processed_items": len(tasks), "detail": f"Retrieved {len(tasks)} predictions"}
+        if ask.query.get("id") == "predictions_to_annotations":
+            return self._annotate_all(project, tasks, version=body.get("model_version"))
         if ask.query.get("id") == "next_task":
             for task in tasks:
                 if not self._state.annotations.get(task.id):
                     return self._given(project, task, "Data manager queue")
             raise Refused(404, f"There are no tasks for {project.title}")
         raise Refused(404, f"No action {ask.query.get('id')}")
+
+    def _annotate_all(self, project: Project, tasks: Sequence[Task], *, version: str | None) -> dict[str, Any]:
+        """Annotations that nobody looked at: no origin, no time, no user."""
+        made = []
+        for task in tasks:
+            shown = [row for row in self._state.predictions.get(task.id, ()) if version in (None, row["model_version"])]
+            if shown:
+                item = {"result": shown[-1]["result"], "parent_prediction": shown[-1]["id"]}
+                row = self._state.add_annotation(task, item)
+                row["updated_by"] = None
+                made.append((task, row))
+        payload = {
+            "annotation": [row for _, row in made],
+            "task": [webhook_task_row(self._state, task) for task, _ in made],
+        }
+        self._outgoing.emit(project, "ANNOTATIONS_CREATED", payload)
+        return {"detail": f"Created {len(made)} annotations"}
 
     # --- files --------------------------------------------------------------------------------------
 

@@ -182,8 +182,15 @@ class State:
                 for row in rows:
                     if row["id"] == prediction_id:
                         rows.remove(row)
+                        self.forget_parents(row["task"], {prediction_id})
                         return True
         return False
+
+    def forget_parents(self, task_id: int, predictions: set[int]) -> None:
+        """Annotations that began with one of these predictions do not name it any more."""
+        for row in self.annotations.get(task_id, ()):
+            if row["parent_prediction"] in predictions:
+                row["parent_prediction"] = None
 
     def has_prediction(self, prediction_id: int) -> bool:
         with self.lock:
