@@ -20,6 +20,7 @@ from labelloop.http.auth import BasicAuth, Callers
 from labelloop.http.edge import Edge
 from labelloop.http.feed import Feed
 from labelloop.http.jobs import JobsApi
+from labelloop.http.loop import LoopApi
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
 from labelloop.http.pointers import PointersApi
@@ -28,7 +29,11 @@ from labelloop.http.quality import QualityApi
 from labelloop.jobs.kinds import Kinds
 from labelloop.jobs.looks import Looks
 from labelloop.jobs.open import Loop, Opener
+from labelloop.jobs.open_retrain import RetrainOpener
 from labelloop.jobs.resident import Resident
+from labelloop.jobs.retrain import sweep
+from labelloop.jobs.training import KIND, Training
+from labelloop.jobs.triggers import Triggers
 from labelloop.jobs.watchers import Watchers
 from labelloop.jobs.worker import Engine, Worker
 from labelloop.learning.acquisition import Acquisition, scorer
@@ -40,7 +45,7 @@ from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
 from labelloop.serving.projects import Projects, View
 from labelloop.serving.slots import Load, Slots
-from labelloop.store.registry import ModelVersion
+from labelloop.store.registry import ModelVersion, Registry
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +84,7 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     origins = Origins(settings, store.registry.connections, trust_setup=is_private(settings))
     media, predictor = _path(settings, store, metrics, slots, origins)
     loop = Loop()
-    jobs = Resident(lambda: _worker(settings, store, slots, predictor, origins, loop, needed=projects.wanted))
+    jobs = Resident(lambda: _worker(settings, store, slots, predictor, media, origins, loop, needed=projects.wanted))
     watchers = Watchers(settings, store, projects.version_of, named=settings.watch, kept=True)
     recorder = Recorder(store.scores)
     return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs, watchers, recorder)
@@ -121,7 +126,7 @@ def _workshop(settings: Settings, load: Load | None) -> Iterator[tuple[Store, Ca
     media, predictor = _path(settings, store, metrics, slots, origins)
     with Loop() as loop:
         try:
-            yield store, lambda: _worker(settings, store, slots, predictor, origins, loop, needed=tuple)
+            yield store, lambda: _worker(settings, store, slots, predictor, media, origins, loop, needed=tuple)
         finally:
             predictor.close()
             slots.close()
@@ -154,6 +159,7 @@ def _worker(
     store: Store,
     slots: Slots,
     predictor: Predictor,
+    media: MediaLoader,
     origins: Origins,
     loop: Loop,
     *,
@@ -169,8 +175,26 @@ def _worker(
     prelabel = Opener(
         settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop, needed=needed
     )
-    kinds = Kinds(store.jobs, {"prelabel": prelabel.open})
-    return Worker(store.jobs, store.workers, kinds.open, engine)
+    training = training_of(store)
+    retrain = RetrainOpener(settings, training, prelabel, media, store.scores)
+    kinds = Kinds(store.jobs, {"prelabel": prelabel.open, KIND: retrain.open})
+    sweep(settings, training)
+    return Worker(store.jobs, store.workers, kinds.open, engine, look=Triggers(training).look)
+
+
+def training_of(store: Store) -> Training:
+    """The rows that training is about."""
+    return Training.over(store.engine, store.registry, store.jobs)
+
+
+@contextlib.contextmanager
+def open_media(settings: Settings, registry: Registry) -> Iterator[MediaLoader]:
+    """A media loader alone, for commands: it knows what `labelloop connect` saved."""
+    media = MediaLoader(settings, Origins(settings, registry.connections, trust_setup=True).of)
+    try:
+        yield media
+    finally:
+        media.close()
 
 
 def _slots(settings: Settings, store: Store, metrics: Metrics, load: Load | None) -> Slots:
@@ -203,12 +227,14 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
     """The web application around `parts`. Call its `end_streams` before waiting for callers to go."""
     registry = parts.store.registry
     auth = BasicAuth(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
+    training = training_of(parts.store)
     protocol = Protocol(
         settings,
         parts.projects,
         parts.predictor,
         parts.origins,
         parts.store.events,
+        training,
         parts.metrics,
         note=parts.recorder.note,
     )
@@ -228,6 +254,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
     routes = [
         *protocol.routes(),
         *api.routes(),
+        *LoopApi(training).routes(),
         *quality.routes(),
         *PointersApi(parts.projects, registry).routes(),
         *jobs.routes(),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from labelloop.core.errors import LabelStudioError
 from labelloop.core.tasks import Task
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.config import LabelConfig, parse_config
@@ -44,12 +45,24 @@ def annotated(
     for conditions in ((ANNOTATED,), ONLY_SKIPPED):
         for row in _rows(client, project_id, conditions, ask or (lambda request: request())):
             task = Task(row["id"], row["data"], project_id)
-            annotations = row.get("annotations") or ()
             yield Annotated(
                 task_id=row["id"],
                 refs=tuple(media_refs(task, words.fields)),
-                annotations=tuple(decode_annotation(one, config, task_id=row["id"]) for one in annotations),
+                annotations=tuple(decode_annotation(one, config, task_id=row["id"]) for one in _said(client, row)),
             )
+
+
+def _said(client: Client, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The annotations of a task with what they say. A list may leave that out, and an annotation without it must not
+    count as one that says: nothing is there."""
+    rows: Sequence[Mapping[str, Any]] = row.get("annotations") or ()
+    if any("result" not in one for one in rows):
+        rows = client.task(row["id"])["annotations"]
+    if any("result" not in one for one in rows):
+        raise LabelStudioError(
+            f"Label Studio does not say what people drew on task {row['id']}.", hint="Is this release older than 1.23?"
+        )
+    return rows
 
 
 def _rows(

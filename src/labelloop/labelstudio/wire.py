@@ -356,7 +356,8 @@ def decode_regions(result: Any, config: LabelConfig) -> list[Region]:
 
 def decode_annotation(row: Mapping[str, Any], config: LabelConfig, *, task_id: int) -> Annotation:
     """An annotation as Label Studio's task list and export write it. Takes whatever JSON brings."""
-    author, result = row.get("completed_by"), row.get("result")
+    author = row.get("completed_by")
+    result = [one for one in _objects(row.get("result")) if one.get("type") != "relation"]  # between regions, no region
     return Annotation(
         id=_id(row.get("id")) or 0,
         task_id=task_id,
