@@ -32,9 +32,8 @@ from labelloop.learning.trainers.families import (
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
 from labelloop.learning.trainers.onnx_torch import Agreement, OnnxModule, check, open_session
 
-KNOWN_LOGIT = 2.0
-"""Where there is an objectness, a class not yet learned starts at sigmoid(2) = 0.88 of it: usable at once, and all
-classes alike."""
+FRESH_LOGIT = 0.0
+"""Where there is an objectness, the score of a class not yet learned starts at half of it, for all classes alike."""
 
 
 class Detector(NamedTuple):
@@ -117,7 +116,7 @@ def _give_classes(graph: OnnxGraph, layers: LastLayers, old: Sequence[str], new:
     """Rows of labels that the model knows already are kept, whatever their order; the others start alike."""
     by_name = {name.casefold(): index for index, name in enumerate(old)}
     places = [by_name.get(name.casefold()) for name in new]
-    fresh = KNOWN_LOGIT if layers.objectness else None
+    fresh = FRESH_LOGIT if layers.objectness else None
     replace_classes(graph, layers.classes, [_rows(graph, one, places, fresh) for one in layers.classes])
 
 

@@ -59,8 +59,6 @@ def look(
 
     def make(sample: Sample, plan: Plan) -> tuple[View, list[NDArray[Any]]]:
         view = make_view(sample, plan, model.card.input)
-        if model.cut is None:
-            return view, [view.prepared.planes]
         return view, [one[0] for one in model.features([view.prepared])]
 
     limits = {False: clock.at(LOOKING_SHARE), True: clock.at(MIRROR_SHARE)}
@@ -205,10 +203,11 @@ def _optimizer(model: Detector, options: HeadOptions) -> torch.optim.AdamW:
         decay = options.weight_decay if weight.ndim > 1 else 0.0
         groups.setdefault((base, decay), []).append(weight)
     return torch.optim.AdamW(
-        [
+        fused=True,  # 24 ms of processor time a step with YOLOX-nano's 180 tensors one by one
+        params=[
             {"params": some, "base_rate": base, "lr": base, "weight_decay": decay}
             for (base, decay), some in groups.items()
-        ]
+        ],
     )
 
 
