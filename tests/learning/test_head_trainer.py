@@ -62,7 +62,7 @@ def picture_of(asked: TrainRequest, number: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("family", TINY)
 @pytest.mark.parametrize(
     ("trainer", "part"),
-    [(HeadTrainer, "neck"), (HeadTrainer, "head"), (FullTrainer, "auto")],
+    [(HeadTrainer, "neck"), (HeadTrainer, "head"), (FullTrainer, "neck")],
     ids=["neck", "head", "full"],
 )
 def test_a_short_run_learns_and_leaves_a_file_that_is_served(

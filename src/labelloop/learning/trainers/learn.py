@@ -47,7 +47,7 @@ class Learned(NamedTuple):
 
 def reserve_s(request: TrainRequest) -> float:
     """What writing and comparing the file may take."""
-    return min(3.0, 0.15 * request.budget_s)
+    return min(2.5, 0.12 * request.budget_s)
 
 
 def look(
