@@ -17,6 +17,7 @@ FLOORS = {
     "labelstudio": 1,
     "media": 1,
     "store": 1,
+    "formats": 1,
     "runtimes": 1,
     "video": 1,
     "engines": 2,

@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import structlog
 from starlette.routing import Router
-from starlette.types import ASGIApp
 
 from labelloop.core.metrics import Metrics
 from labelloop.core.settings import Settings
 from labelloop.http.api import Api
 from labelloop.http.auth import BasicAuth, Callers
 from labelloop.http.edge import Edge
+from labelloop.http.feed import Feed
+from labelloop.http.jobs import JobsApi
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
+from labelloop.http.pointers import PointersApi
 from labelloop.http.protocol import Protocol
 from labelloop.jobs.kinds import Kinds
 from labelloop.jobs.open import Loop, Opener
 from labelloop.jobs.resident import Resident
+from labelloop.jobs.watchers import Watchers
 from labelloop.jobs.worker import Engine, Worker
 from labelloop.media.load import MediaLoader
 from labelloop.serving.media_metrics import MediaMetrics
@@ -52,6 +56,7 @@ class Parts(NamedTuple):
     loop: Loop
     jobs: Resident
     """Runs background jobs with the parts above, once it is started."""
+    watchers: Watchers
 
 
 def assemble(settings: Settings, *, model: str | None = None, load: Load | None = None) -> Parts:
@@ -67,12 +72,39 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     media, predictor = _path(settings, store, metrics, slots, origins)
     loop = Loop()
     jobs = Resident(lambda: _worker(settings, store, slots, predictor, origins, loop, needed=projects.wanted))
-    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs)
+    watchers = Watchers(settings, store, projects.version_of, named=settings.watch, kept=True)
+    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs, watchers)
 
 
 @contextlib.contextmanager
 def open_worker(settings: Settings, *, load: Load | None = None) -> Iterator[Worker]:
     """A worker with a prediction path of its own and no server. `load` as in `assemble`."""
+    with _workshop(settings, load) as (_, make):
+        yield make()
+
+
+@contextlib.contextmanager
+def open_watch(settings: Settings, projects: Sequence[str], *, load: Load | None = None) -> Iterator[Watchers]:
+    """Watches `projects` without a server; runs jobs too, unless another process does. `load` as in `assemble`."""
+    with _workshop(settings, load) as (store, make):
+        resident = Resident(make)
+
+        def ensure_worker() -> None:
+            if not store.workers.any_alive():
+                resident.start()
+
+        def version_of(project: int) -> ModelVersion | None:
+            return store.registry.catalogue().of_project(project)
+
+        try:
+            yield Watchers(settings, store, version_of, named=projects, kept=False, ensure_worker=ensure_worker)
+        finally:
+            resident.stop()
+
+
+@contextlib.contextmanager
+def _workshop(settings: Settings, load: Load | None) -> Iterator[tuple[Store, Callable[[], Worker]]]:
+    """A store, and how to make a worker with a prediction path of its own."""
     store = open_store(settings)
     metrics = Metrics()
     slots = _slots(settings, store, metrics, load)
@@ -80,7 +112,7 @@ def open_worker(settings: Settings, *, load: Load | None = None) -> Iterator[Wor
     media, predictor = _path(settings, store, metrics, slots, origins)
     with Loop() as loop:
         try:
-            yield _worker(settings, store, slots, predictor, origins, loop, needed=tuple)
+            yield store, lambda: _worker(settings, store, slots, predictor, origins, loop, needed=tuple)
         finally:
             predictor.close()
             slots.close()
@@ -136,8 +168,8 @@ def _path(
     return media, predictor
 
 
-def create_app(settings: Settings, parts: Parts) -> ASGIApp:
-    """The web application around `parts`."""
+def create_app(settings: Settings, parts: Parts) -> Edge:
+    """The web application around `parts`. Call its `end_streams` before waiting for callers to go."""
     registry = parts.store.registry
     auth = BasicAuth(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
     protocol = Protocol(settings, parts.projects, parts.predictor, parts.origins, parts.store.events, parts.metrics)
@@ -146,16 +178,20 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
         parts.slots,
         parts.store.events,
         add_model=lambda path, card: add_model(registry, path, card, settings),
-        assign=registry.bind,
+        assign=lambda project, spec: registry.bind(project, spec, reason="assigned", by="JSON API"),
     )
+    feed = Feed(parts.store.jobs, parts.store.engine)
+    jobs = JobsApi(settings, parts.store, feed)
     warnings = exposure_warnings(settings)
     for warning in warnings:
         log.warning(warning)
     routes = [
         *protocol.routes(),
         *api.routes(),
+        *PointersApi(parts.projects, registry).routes(),
+        *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
-        *Pages(settings, api, parts.store.events, warnings=warnings).routes(),
+        *Pages(settings, api, jobs, parts.store.events, warnings=warnings).routes(),
     ]
 
     @contextlib.asynccontextmanager
@@ -163,6 +199,8 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
         following = asyncio.create_task(follow_store(parts))
         if settings.jobs:
             parts.jobs.start()
+        if settings.jobs or settings.watch:
+            threading.Thread(target=parts.watchers.run, name="watch", daemon=True).start()
         try:
             yield
         finally:
@@ -177,6 +215,7 @@ def create_app(settings: Settings, parts: Parts) -> ASGIApp:
         callers=Callers(local_only=is_private(settings) and not auth.enabled),
         metrics=parts.metrics,
         paths=paths,
+        end_streams=feed.close,
     )
 
 
@@ -193,6 +232,7 @@ async def follow_store(parts: Parts) -> None:
 
 def close(parts: Parts) -> None:
     """End the threads; what was begun is finished, jobs go on where they are at the next start."""
+    parts.watchers.stop()
     parts.jobs.stop()
     parts.predictor.close()
     parts.slots.close()

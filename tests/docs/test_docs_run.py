@@ -108,7 +108,8 @@ def stage(folder: Path, silence: None, monkeypatch: pytest.MonkeyPatch) -> Itera
         project = studio.add_project("Street", CONFIG)
         upload = studio.add_upload(project, "street.jpg", jpeg(640, 640))
         studio.add_tasks(project, [{"image": upload}])
-        settings = read_settings(label_studio_url=studio.url, label_studio_token=studio.personal_access_token)
+        token = studio.personal_access_token
+        settings = read_settings(label_studio_url=studio.url, label_studio_token=token, jobs=False)
         with LoopbackServer(create_app(settings, assemble(settings)), lifespan="on") as server:
             monkeypatch.setenv("LABELLOOP_PORT", str(server.port))  # the command line's idea of where the backend is
             running = Stage(studio, server, upload)
@@ -246,7 +247,8 @@ def test_every_call_that_a_page_names_is_answered(stage: Stage) -> None:
     unknown = []
     for call in calls:
         method, path = call.split()
-        answer = stage.http.request(method, path.replace("{name}", "cars").replace("{project}", "1"))
-        if answer.status_code == 405 or answer.text == "Not Found":
-            unknown.append(call)
+        # streamed: live events have no end
+        with stage.http.stream(method, path.replace("{name}", "cars").replace("{project}", "1")) as answer:
+            if answer.status_code == 405 or (answer.status_code == 404 and answer.read() == b"Not Found"):
+                unknown.append(call)
     assert not unknown

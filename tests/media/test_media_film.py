@@ -122,6 +122,10 @@ def test_what_is_no_film(tmp_path: Path, film: Path) -> None:
     strange.write_bytes(data.replace(b"avc1", b"zzz1"))
     empty = write(tmp_path / "empty.mp4", range(1))
     empty.write_bytes(empty.read_bytes().replace(b"stsz", b"free"))
+    playlist = tmp_path / "playlist.mp4"
+    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2.4,\n{film}\n#EXT-X-ENDLIST\n")
+    script = tmp_path / "script.mp4"
+    script.write_text(f"ffconcat version 1.0\nfile {film.name}\n")
     nothing = tmp_path / "nothing.mp4"
     nothing.touch()
     for path, kind, says in [
@@ -129,6 +133,8 @@ def test_what_is_no_film(tmp_path: Path, film: Path) -> None:
         (tmp_path, MediaError, "cannot be read: Is a directory"),
         (text, MediaUndecodable, "is no film, or one that was cut off before its index"),
         (nothing, MediaUndecodable, "is no film"),
+        (playlist, MediaUndecodable, "is no film"),
+        (script, MediaUndecodable, "is no film"),
         (sound(tmp_path / "sound.mp4"), MediaUndecodable, "has no picture"),
         (strange, MediaUndecodable, "stored in a way that cannot be read here"),
         (empty, MediaUndecodable, "is a film without frames|is no film|damaged"),
@@ -167,3 +173,18 @@ def test_damage_in_the_middle_names_the_last_good_frame(film: Path) -> None:
     seen = []
     with pytest.raises(MediaUndecodable, match="damaged or cut off"):
         seen += [frame.number for frame in read_frames(film)]
+
+
+def test_frames_keep_their_numbers_where_the_decoder_drops_some(tmp_path: Path) -> None:
+    """Cut out of a longer film between two key frames: the first frames need one that is not there."""
+    source = write(tmp_path / "source.mp4", EVEN, bf="0", **{"x264-params": "keyint=20:min-keyint=20:scenecut=0"})
+    with av.open(str(source)) as film, av.open(str(tmp_path / "part.mkv"), "w") as part:
+        stream = part.add_stream_from_template(film.streams.video[0])
+        for number, packet in enumerate(film.demux(video=0), start=1):
+            if packet.size and number > 10:
+                packet.stream = stream
+                part.mux(packet)
+    assert describe(tmp_path / "part.mkv").frames_count == 50
+    frames = list(read_frames(tmp_path / "part.mkv"))
+    assert [frame.number for frame in frames] == list(range(11, 51))
+    assert numbers(frame.rgb for frame in frames) == list(range(21, 61))

@@ -14,6 +14,8 @@ from labelloop.cli.models import app as models_app
 from labelloop.cli.prelabel import prelabel
 from labelloop.cli.runtimes import app as runtimes_app
 from labelloop.cli.serve import serve
+from labelloop.cli.video import app as video_app
+from labelloop.cli.watch import watch
 from labelloop.cli.worker import worker
 from labelloop.core.errors import LabelloopError
 
@@ -49,10 +51,12 @@ app.command()(connect)
 app.command()(doctor)
 app.command()(demo)
 app.command()(prelabel)
+app.command()(watch)
 app.command()(worker)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(runtimes_app, name="runtimes")
+app.add_typer(video_app, name="video")
 
 
 def main() -> None:

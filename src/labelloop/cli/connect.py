@@ -72,29 +72,24 @@ def connect(
 
 def _assign(client: Client, registry: Registry, settings: Settings, model: str, project: str, url: str | None) -> str:
     """Make `model` (a file is added to the registry) serve the project, before Label Studio asks for its version."""
+    from labelloop.cli.models import person
     from labelloop.connection.backend import BackendProbe, wait_for_model
     from labelloop.serving.models import default_model
 
     found = client.find_project(project)
     spec = default_model(registry, model, settings)
     # A name alone follows the newest version; NAME@VERSION stays where it is.
-    version = registry.bind(found.id, spec if "@" in model else spec.partition("@")[0], reason="labelloop connect")
+    target = spec if "@" in model else spec.partition("@")[0]
+    version = registry.bind(found.id, target, reason="labelloop connect", by=person())
     wait_for_model(BackendProbe(url or own_url(settings), basic_auth=basic_auth(settings)), version.id)
     return f"{version.id} serves project {found.id} ({found.title})."
 
 
 def label_studio(settings: Settings, registry: Registry) -> tuple[str, str]:
     """Address and token: from the settings, else what the last `labelloop connect` saved. Raises SettingsError."""
-    from labelloop.core.errors import SettingsError
+    from labelloop.jobs.submit import address_of
 
-    url, token = settings.label_studio_url, settings.label_studio_token.get_secret_value()
-    saved = registry.connections()
-    if not url and saved:
-        url = saved[0][0]
-    if not url:
-        hint = "Pass --url http://host:8080 or set LABEL_STUDIO_URL."
-        raise SettingsError("Label Studio's address is not known.", hint=hint)
-    return url, token or dict(reversed(saved)).get(url, "")
+    return address_of(settings, registry)
 
 
 def own_url(settings: Settings) -> str:

@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from labelloop.core.settings import Settings
-    from labelloop.labelstudio.client import Client
     from labelloop.serving.models import Store
-    from labelloop.store.jobs import Job, Options, Work
+    from labelloop.store.jobs import Job
 
 
 def prelabel(
@@ -40,9 +39,10 @@ def prelabel(
     from labelloop.cli.report import console
     from labelloop.core.logs import configure_logs
     from labelloop.core.settings import read_settings
+    from labelloop.jobs.submit import work_of
     from labelloop.labelstudio.client import Client
     from labelloop.labelstudio.filters import parse_filters
-    from labelloop.serving.models import open_store
+    from labelloop.serving.models import default_model, open_store
     from labelloop.store.jobs import Options
 
     settings = read_settings(label_studio_url=url, label_studio_token=token)
@@ -52,7 +52,8 @@ def prelabel(
     options = Options(only_missing=only_missing, filters=parse_filters(filters), limit=limit)
     address, key = label_studio(settings, store.registry)
     with Client(address, key) as client:
-        work = work_of(client, settings, store, project, model, options)
+        spec = default_model(store.registry, model, settings) if model else None
+        work = work_of(client, settings, store.registry, project, spec, options)
     store.registry.save_connection(address, key)  # the worker needs it, and may be another process
     out = console()
     job, new = store.jobs.create(work)
@@ -65,29 +66,6 @@ def prelabel(
         out.print(f"Job {job.id} is queued. See: labelloop jobs show {job.id}", markup=False)
     else:
         attach(settings, store, job, out)
-
-
-def work_of(
-    client: Client, settings: Settings, store: Store, project: str, model: str | None, options: Options
-) -> Work:
-    """What the job is about: the model version is settled now, and does not change while it runs."""
-    from labelloop.labelstudio.filters import query_of
-    from labelloop.labelstudio.labelmap import read_labels_file
-    from labelloop.serving.models import default_model
-    from labelloop.serving.projects import build_view, unassigned
-    from labelloop.store.jobs import Work
-
-    found = client.find_project(project)
-    if options.filters:  # a column that does not exist is a 500, which the job would take for an outage
-        client.tasks(found.id, page_size=1, include=("id",), query=query_of((), filters=options.filters))
-    spec = default_model(store.registry, model, settings) if model else None
-    catalogue = store.registry.catalogue()
-    version = catalogue.find(spec) if spec else catalogue.of_project(found.id)
-    if version is None:
-        raise unassigned(found.id)
-    aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
-    view = build_view(version, found.label_config, threshold=settings.score_threshold, aliases=aliases)
-    return Work(client.base_url, found.id, version.id, view.name, options)
 
 
 def ensure_worker(

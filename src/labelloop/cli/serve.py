@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -26,6 +27,9 @@ def serve(
         None, help="Password that callers must send. Visible in the process list; LABELLOOP_BASIC_AUTH_PASS is not."
     ),
     jobs: bool = typer.Option(None, "--jobs/--no-jobs", help="Run background jobs in this process (default: yes)."),
+    watch: list[str] = typer.Option(
+        None, help="Project to watch, id or title; may be repeated, and is remembered (labelloop watch --forget)."
+    ),
     log_level: str = typer.Option(None, help="debug, info, warning or error (default: info)."),
 ) -> None:
     """Serve models to Label Studio."""
@@ -48,6 +52,7 @@ def serve(
         basic_auth_user=basic_auth_user,
         basic_auth_pass=basic_auth_pass,
         jobs=jobs,
+        watch=tuple(watch) if watch else None,
         log_level=log_level,
     )
     # Threads that decode and infer hand over to the event loop through the interpreter's lock; at the default of 5 ms
@@ -77,7 +82,15 @@ def serve(
     # uvicorn sends itself the signal again when everything is closed: it shall end the process, and not become an
     # exception after which the interpreter waits for threads that wait for a Label Studio.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    uvicorn.Server(config).run(sockets=[socket])
+    server = uvicorn.Server(config)
+    wait_for_callers = server.shutdown
+
+    async def shutdown(sockets: list[Any] | None = None) -> None:
+        application.end_streams()  # listeners would stay until the time that callers get to finish is over
+        await wait_for_callers(sockets)
+
+    server.shutdown = shutdown  # type: ignore[method-assign]
+    server.run(sockets=[socket])
 
 
 def rust_layout() -> Path | None:

@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from labelloop.jobs.figures import figures_of
 from labelloop.store.jobs import Job, Jobs
 from labelloop.store.pages import failures, progress
 
@@ -56,17 +57,17 @@ def _follow(
     console: Console,
     ensure_worker: Callable[[], None],
 ) -> Job:
-    at_start, begun, idle_since = progress(engine, job_id).done, time.monotonic(), -_PATIENCE_S
+    idle_since = -_PATIENCE_S
     lines = jobs.lines(job_id)
     line = lines[-1].id if lines else 0
     while True:
-        job, now = jobs.get(job_id), progress(engine, job_id)
+        job = jobs.get(job_id)
+        now = figures_of(engine, job)
         for entry in jobs.lines(job_id, after=line):
             line = entry.id
             if entry.level != "info":
                 console.print(f"[yellow]{escape(entry.text)}[/]")
-        done, seconds = now.done - at_start, time.monotonic() - begun
-        rate = f"{done / seconds:.1f} tasks/s" if done else ""
+        rate = f"{now.tasks_per_s:.1f} tasks/s" if now.tasks_per_s else ""
         failed = f"{now.failed} failed" if now.failed else ""
         bar.update(shown, completed=now.done, total=job.total, rate=rate, failed=failed, description=_doing(job))
         if job.ended:

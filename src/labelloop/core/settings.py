@@ -266,6 +266,17 @@ class Settings(BaseModel):
     jobs: bool = Field(
         True, validation_alias=_names("jobs"), description="Run background jobs inside `labelloop serve`."
     )
+    watch: Names = Field(
+        (),
+        validation_alias=_names("watch"),
+        description="Projects that `labelloop serve` watches, ids or titles, comma separated; remembered in the store.",
+    )
+    watch_interval_s: float = Field(
+        5.0,
+        ge=0.5,
+        validation_alias=_names("watch_interval_s"),
+        description="Time between two looks at a watched project.",
+    )
     patience_s: float = Field(
         86_400.0,
         gt=0,

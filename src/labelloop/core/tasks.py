@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from labelloop.core.regions import MediaKey, Region
+from labelloop.core.regions import MediaKey, Region, Size
 
 
 class MediaRef(msgspec.Struct, frozen=True):
@@ -28,6 +30,24 @@ class Task(msgspec.Struct, frozen=True):
     project_id: int | None = None
 
 
+class Annotation(msgspec.Struct, frozen=True):
+    """What one person says about one task: Regions in the project's labels, as a model's Prediction has them.
+
+    `sizes` gives the upright size of each picture that a region names, so nothing where there is no region: the person
+    looked, and saw nothing. `skipped`: the task was passed on (Label Studio's `was_cancelled`), and the regions mean
+    nothing. `ground_truth`: marked as right beyond doubt. `author_id` and `updated_at` are None where nobody says.
+    """
+
+    id: int
+    task_id: int
+    regions: tuple[Region, ...] = ()
+    sizes: Mapping[MediaKey, Size] = {}
+    author_id: int | None = None
+    updated_at: datetime | None = None
+    ground_truth: bool = False
+    skipped: bool = False
+
+
 class Prompt(msgspec.Struct, frozen=True):
     """What an annotator drew with a smart tool so far: `include` marks what is wanted, `exclude` what is not."""
 
@@ -43,3 +63,5 @@ class Event(msgspec.Struct, frozen=True):
     project_id: int | None
     task_ids: tuple[int, ...] = ()
     annotation_ids: tuple[int, ...] = ()
+    updated_at: tuple[datetime | None, ...] = ()
+    """Label Studio's own moments of these annotations, in their order; empty where it says none."""

@@ -15,20 +15,39 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from labelloop.core.errors import LabelloopError, ModelNotFound, Overloaded
+from labelloop.core.errors import (
+    JobError,
+    JobNotFound,
+    LabelloopError,
+    LabelStudioError,
+    LabelStudioRejected,
+    ModelNotFound,
+    Overloaded,
+)
 from labelloop.core.metrics import Metrics
 from labelloop.http.auth import BasicAuth, Callers
+from labelloop.labelstudio.filters import BadFilter
 from labelloop.labelstudio.wire import BadRequest
 
 log = structlog.get_logger(__name__)
+
+EVENTS = b"text/event-stream"
 
 
 class Edge:
     """Plain ASGI (Starlette's BaseHTTPMiddleware costs more than our whole empty request)."""
 
     def __init__(
-        self, app: ASGIApp, *, auth: BasicAuth, callers: Callers, metrics: Metrics, paths: frozenset[str]
+        self,
+        app: ASGIApp,
+        *,
+        auth: BasicAuth,
+        callers: Callers,
+        metrics: Metrics,
+        paths: frozenset[str],
+        end_streams: Callable[[], None] = lambda: None,
     ) -> None:
+        self.end_streams = end_streams
         self._app = app
         self._auth = auth
         self._callers = callers
@@ -43,17 +62,26 @@ class Edge:
         begun = time.perf_counter()
         status = 500
 
+        streaming = False
+
         async def observed(message: Message) -> None:
-            nonlocal status
+            nonlocal status, streaming
             if message["type"] == "http.response.start":
                 status = message["status"]
+                streaming = any(name == b"content-type" and EVENTS in value for name, value in message["headers"])
+                if streaming:  # it stays open for hours: the time to answer ends here
+                    note()
             await send(message)
+
+        def note() -> None:
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._seconds(path, status).observe(time.perf_counter() - begun)
 
         try:
             await self._answer(scope, receive, observed)
         finally:
-            path = scope["path"] if scope["path"] in self._paths else "other"
-            self._seconds(path, status).observe(time.perf_counter() - begun)
+            if not streaming:
+                note()
             log.debug("request", method=scope["method"], path=scope["path"], status=status)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,7 +137,17 @@ def error_reply(error: LabelloopError) -> Response:
     body = {"error": error.code, "message": error.message, "hint": error.hint}
     if isinstance(error, Overloaded):
         return reply(body, status=503, headers={"Retry-After": str(math.ceil(error.retry_after_s))})
-    return reply(body, status=404 if isinstance(error, ModelNotFound) else 400)
+    return reply(body, status=_status_of(error))
+
+
+def _status_of(error: LabelloopError) -> int:
+    if isinstance(error, ModelNotFound | JobNotFound):
+        return 404
+    if isinstance(error, JobError):
+        return 409
+    if isinstance(error, LabelStudioRejected):
+        return 404 if error.status == 404 else 502
+    return 502 if isinstance(error, LabelStudioError) and not isinstance(error, BadFilter | BadRequest) else 400
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:

@@ -13,6 +13,7 @@ from labelloop import __version__
 from labelloop.core.settings import Settings
 from labelloop.http.api import Api
 from labelloop.http.edge import reply
+from labelloop.http.jobs import JobsApi
 from labelloop.store.events import Events
 
 HEADERS = {
@@ -22,9 +23,10 @@ HEADERS = {
 
 
 class Pages:
-    def __init__(self, settings: Settings, api: Api, events: Events, *, warnings: list[str]) -> None:
+    def __init__(self, settings: Settings, api: Api, jobs: JobsApi, events: Events, *, warnings: list[str]) -> None:
         self._settings = settings
         self._api = api
+        self._jobs = jobs
         self._events = events
         self._warnings = warnings
         loader = PackageLoader("labelloop.http")
@@ -37,10 +39,12 @@ class Pages:
         if "text/html" not in request.headers.get("accept", ""):
             return reply({"status": "UP", "model_class": "labelloop", "version": __version__})
         failures = await asyncio.to_thread(self._events.failures, limit=20)
+        jobs = await asyncio.to_thread(self._jobs.rows, limit=8)
         page = self._status.render(
             version=__version__,
             models=self._api.list_models(),
             projects=self._api.list_projects(),
+            jobs=jobs,
             failures=failures,
             warnings=self._warnings,
             label_studio=self._settings.label_studio_url,

@@ -164,7 +164,7 @@ class Protocol:
             log.error("event lost", action=event.action, project=event.project_id, error=f"{type(error).__name__}")
             return reply({"error": "store", "message": "The event could not be stored."}, status=503)
         log.info("event", action=event.action, project=event.project_id, number=number)
-        return reply({"status": "recorded", "job": str(number)}, status=201)
+        return reply({"status": "recorded" if number else "known", "job": str(number or "")}, status=201)
 
     async def versions(self, _request: Request) -> Response:
         served = [view.name for view in self._projects.views().values() if view]

@@ -70,6 +70,11 @@ def parse_filters(expressions: Sequence[str]) -> Filters | None:
     return {"conjunction": "and", "items": items} if items else None
 
 
+def filters_of(given: Sequence[str] | Mapping[str, Any]) -> Filters | None:
+    """Filters from a program: expressions, or one object in Label Studio's own form. Raises BadFilter."""
+    return parse_filters([msgspec.json.encode(given).decode()] if isinstance(given, Mapping) else given)
+
+
 def _parse(text: str) -> dict[str, Any]:
     match = _EXPRESSION.fullmatch(text)
     if not match or not match[3]:

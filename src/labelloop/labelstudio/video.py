@@ -20,8 +20,8 @@ KIND = "videorectangle"
 PERCENT = Size(100, 100)
 """The size of a film whose size is not known."""
 
-MOST_FRAMES = 10_000_000
-"""More than four days at 25 frames a second; a larger number in a result would only fill the memory."""
+MOST_FRAMES = 3_000_000
+"""More than a day at 30 frames a second; a larger number in a result would only fill the memory."""
 
 TIME_DIGITS = 6
 

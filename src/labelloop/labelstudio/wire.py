@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ import structlog
 
 from labelloop.core.errors import LabelloopError
 from labelloop.core.regions import MediaKey, Prediction, Raw, Region, Shape, Size, Whole
-from labelloop.core.tasks import Event, MediaRef, Prompt, Task
+from labelloop.core.tasks import Annotation, Event, MediaRef, Prompt, Task
 from labelloop.labelstudio.config import Control, LabelConfig, ObjectTag
 from labelloop.labelstudio.labelmap import LabelMap, Target
 from labelloop.labelstudio.percent import NO_CANVAS, Canvas, Encode, decode_shape, encoder, fraction, number
@@ -79,14 +80,27 @@ def decode_event(body: bytes) -> Event:
     content = decode_object(body)
     project, action = content.get("project"), content.get("action")
     annotations = [*_objects(content.get("annotation")), *_objects(content.get("annotations"))]
+    known = [annotation for annotation in annotations if _id(annotation.get("id")) is not None]
     tasks = [*_objects(content.get("task")), *_objects(content.get("tasks"))]
-    task_ids = [task.get("id") for task in tasks] or [annotation.get("task") for annotation in annotations]
+    # each annotation names its task, and their order is what tells which belongs to which
+    owners = [annotation.get("task") for annotation in known]
+    task_ids = owners if owners and None not in owners else [task.get("id") for task in tasks]
     return Event(
         action=action[:100] if isinstance(action, str) else "",
         project_id=project_id_of(project.get("id") if isinstance(project, dict) else project),
         task_ids=_ids(task_ids),
-        annotation_ids=_ids([annotation.get("id") for annotation in annotations]),
+        annotation_ids=tuple(annotation["id"] for annotation in known),
+        updated_at=tuple(moment_of(annotation.get("updated_at")) for annotation in known),
     )
+
+
+def moment_of(value: Any) -> datetime | None:
+    """A moment as Label Studio writes it, "2026-11-20T12:03:29.289364Z", in UTC where it names no zone; else None."""
+    try:
+        found = msgspec.convert(value, datetime)
+    except msgspec.ValidationError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _id(value: Any) -> int | None:
@@ -331,6 +345,35 @@ def decode_regions(result: Any, config: LabelConfig) -> list[Region]:
     for items in parts.values():
         regions += _decode_parts(items, config)
     return regions
+
+
+def decode_annotation(row: Mapping[str, Any], config: LabelConfig, *, task_id: int) -> Annotation:
+    """An annotation as Label Studio's task list and export write it. Takes whatever JSON brings."""
+    author, result = row.get("completed_by"), row.get("result")
+    return Annotation(
+        id=_id(row.get("id")) or 0,
+        task_id=task_id,
+        regions=tuple(decode_regions(result, config)),
+        sizes=_sizes(result, config),
+        author_id=_id(author.get("id") if isinstance(author, dict) else author),
+        updated_at=moment_of(row.get("updated_at")),
+        ground_truth=row.get("ground_truth") is True,
+        skipped=row.get("was_cancelled") is True,
+    )
+
+
+def _sizes(result: Any, config: LabelConfig) -> dict[MediaKey, Size]:
+    """The pictures that results name with their size; the first word on each counts."""
+    found: dict[MediaKey, Size] = {}
+    for item in _objects(result):
+        try:
+            tag = config.objects_by_name.get(_text(item.get("to_name")))
+            size = Size(round(number(item.get("original_width"))), round(number(item.get("original_height"))))
+            if min(size) > 0:
+                found.setdefault(MediaKey(tag.field if tag else "", _page(item.get("item_index"))), size)
+        except (TypeError, ValueError):
+            continue  # not about a place in a picture
+    return found
 
 
 def _name_of(item: dict[str, Any]) -> str | None:

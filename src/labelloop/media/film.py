@@ -28,6 +28,11 @@ UNEVEN = 0.01
 milliseconds (Matroska) write 33, 33, 34, so a difference of one tick is none either."""
 
 
+FORMATS = "mov,matroska,webm,avi,ogg,mpegts,mpeg,flv,asf,ivf,h264,hevc,m4v,gif"
+"""Containers that are opened, by FFmpeg's names. Its others include play lists and scripts, which name further files
+and addresses to read: a film from a task must not choose those."""
+
+
 class Film(msgspec.Struct, frozen=True):
     """What a film is. `size` is upright (rotation metadata applied); `fps` the mean rate over its length;
     `variable_rate` is true where frames are not evenly spaced, so that `frame / fps` is not its time."""
@@ -112,30 +117,30 @@ def read_frames(path: Path, *, first: int = 1, last: int | None = None, every: i
     end = clock.frames_count if last is None else min(last, clock.frames_count)
     with _opened(path) as (container, stream):
         number = 0
-        for frame in _from(path, container, stream, clock, first):
-            number = max(number, first - 1) + 1
+        for number, frame in _from(path, container, stream, clock, first):
             if number > end:
                 return
             if (number - first) % every == 0:
                 yield Frame(number, _seconds(frame, clock, number), _upright(frame))
     if number < end and first <= end:
-        raise _cut_off(path, max(number, 0), clock.frames_count)
+        raise _cut_off(path, number, clock.frames_count)
 
 
 def _from(
     path: Path, container: InputContainer, stream: VideoStream, clock: _Clock, first: int
-) -> Iterator[VideoFrame]:
-    """Decoded frames from number `first` on."""
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decoded frames from number `first` on, with their numbers: those of their times where the container tells times,
+    because a decoder may drop what it cannot use."""
     if first > clock.frames_count:
         return
     if first > 1 and len(clock.ticks):
-        tick = int(clock.ticks[first - 1])
-        container.seek(tick, stream=stream, backward=True)
-        yield from (frame for frame in _decoded(path, container, stream) if frame.pts is None or frame.pts >= tick)
-        return
+        container.seek(int(clock.ticks[first - 1]), stream=stream, backward=True)
     for index, frame in enumerate(_decoded(path, container, stream), start=1):
-        if index >= first:
-            yield frame
+        number = index
+        if frame.pts is not None and len(clock.ticks):
+            number = int(np.searchsorted(clock.ticks, frame.pts)) + 1
+        if number >= first:
+            yield number, frame
 
 
 def _seconds(frame: VideoFrame, clock: _Clock, number: int) -> float:
@@ -162,7 +167,7 @@ def _rotation(frame: VideoFrame) -> int:
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     av = import_av()
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
     except FileNotFoundError as error:
         raise MediaNotFound(f"There is no film {path}.") from error
     except OSError as error:  # a folder, no permission
@@ -175,7 +180,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         ) from error
     with container:
         if not container.streams.video:
-            raise MediaUndecodable(f"{path} has no picture.", hint="It holds sound or text only.")
+            raise MediaUndecodable(f"{path} has no picture.", hint="It holds sound only.")
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise MediaUndecodable(

@@ -39,6 +39,7 @@ class FilmWriter:
 
     def __enter__(self) -> FilmWriter:
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._partial.touch()  # PyAV would notice only at the first packet
         except OSError as error:
             raise FilmError(f"{self._path} cannot be written: {error.strerror}.") from error

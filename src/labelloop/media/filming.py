@@ -120,7 +120,6 @@ def make_film(plan: Plan, *, fps: Fraction, max_pixels: int, tell: Tell | None =
         first = f" {left_out[0][0].name}: {left_out[0][1]}" if left_out else ""
         raise FilmError(f"None of the {len(plan.pictures)} pictures in {plan.folder} can be read.{first}")
     size = Size(max(size.width for size in sizes.values()), max(size.height for size in sizes.values()))
-    plan.film.parent.mkdir(parents=True, exist_ok=True)
     done: list[tuple[Path, Size]] = []
     with FilmWriter(plan.film, size, fps=fps) as writer:
         for number, path in enumerate(sizes, start=1):
@@ -160,12 +159,15 @@ def _read(path: Path, max_pixels: int, *, min_size: Size | None = None) -> Pictu
 
 
 def _write_index(plan: Plan, done: Sequence[tuple[Path, Size]], fps: Fraction) -> None:
-    with plan.index.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for number, (path, size) in enumerate(done, start=1):
-            time_s = round(float((number - 1) / fps), 6)
-            writer.writerow([number, time_s, path.relative_to(plan.folder).as_posix(), *size])
+    try:
+        with plan.index.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for number, (path, size) in enumerate(done, start=1):
+                time_s = round(float((number - 1) / fps), 6)
+                writer.writerow([number, time_s, path.relative_to(plan.folder).as_posix(), *size])
+    except OSError as error:
+        raise FilmError(f"{plan.index} cannot be written: {error.strerror}.") from error
 
 
 def verify_film(made: Made, *, max_pixels: int, tell: Tell | None = None) -> float:

@@ -79,6 +79,7 @@ class Line(msgspec.Struct, frozen=True):
     at: datetime
     level: str
     text: str
+    job_id: str = ""
 
 
 class Jobs:
@@ -115,10 +116,19 @@ class Jobs:
             raise JobNotFound(problem, hint="See: labelloop jobs list")
         return _job(rows[0])
 
-    def newest(self, limit: int = 50) -> list[Job]:
+    def newest(self, limit: int = 50, *, project_id: int | None = None, state: State | None = None) -> list[Job]:
         query = sa.select(schema.jobs).order_by(schema.jobs.c.created_at.desc(), schema.jobs.c.id).limit(limit)
+        for column, value in (("project_id", project_id), ("state", state)):
+            query = query.filter_by(**{column: value}) if value is not None else query
         with self._engine.connect() as connection:
             return [_job(row) for row in connection.execute(query).mappings()]
+
+    def lively(self, *, since: datetime) -> list[Job]:
+        """Jobs that have not ended, or did after `since`; oldest first."""
+        jobs = schema.jobs.c
+        query = sa.select(schema.jobs).where(jobs.state.in_(("queued", "running")) | (jobs.finished_at > since))
+        with self._engine.connect() as connection:
+            return [_job(row) for row in connection.execute(query.order_by(jobs.created_at)).mappings()]
 
     def cancel(self, job_id: str) -> Job:
         """At once when nobody runs it; else its worker stops at the next page. Raises JobError when it has ended."""
@@ -214,11 +224,18 @@ class Jobs:
             old = schema.job_lines.c.id <= number - KEPT_LINES
             connection.execute(sa.delete(schema.job_lines).filter_by(job_id=job_id).where(old))
 
-    def lines(self, job_id: str, *, after: int = 0) -> Sequence[Line]:
-        query = sa.select(schema.job_lines).filter_by(job_id=job_id).where(schema.job_lines.c.id > after)
+    def lines(self, job_id: str | None = None, *, after: int = 0) -> Sequence[Line]:
+        """The log of a job, or of all jobs, from the line `after` on; oldest first. Ids count through all jobs."""
+        query = sa.select(schema.job_lines).where(schema.job_lines.c.id > after)
+        query = query.filter_by(job_id=job_id) if job_id is not None else query
         with self._engine.connect() as connection:
             rows = connection.execute(query.order_by(schema.job_lines.c.id)).mappings()
-            return [schema.as_struct(row, Line) for row in rows]
+            return [schema.as_struct(row | {"at": _aware(row["at"])}, Line) for row in map(dict, rows)]
+
+    def newest_line(self) -> int:
+        """The id of the newest line of any job, 0 before the first."""
+        with self._engine.connect() as connection:
+            return int(connection.execute(sa.select(sa.func.max(schema.job_lines.c.id))).scalar() or 0)
 
 
 def _job(row: Mapping[Any, Any]) -> Job:

@@ -183,6 +183,19 @@ def progress(engine: sa.Engine, job_id: str) -> Progress:
         return Progress(stored or 0, connection.execute(count).scalar() or 0, skipped or 0)
 
 
+def pace(engine: sa.Engine, job_id: str, *, since_s: float) -> float | None:
+    """Tasks per second from the first import begun after `since_s` (unix seconds) until now; None before there are two,
+    because nobody knows how long the first one took to make. Becomes slower while nothing is stored, as it should."""
+    pages = schema.job_pages
+    query = sa.select(pages.c.sent_s, pages.c.task_ids).filter_by(job_id=job_id, state="stored")
+    with engine.connect() as connection:
+        rows = connection.execute(query.where(pages.c.sent_s > since_s).order_by(pages.c.sent_s)).all()
+    if len(rows) < 2:
+        return None
+    tasks, seconds = sum(len(row.task_ids) for row in rows[1:]), time.time() - float(rows[0].sent_s)
+    return tasks / max(seconds, 1e-3)
+
+
 def failures(engine: sa.Engine, job_id: str, *, limit: int | None = None) -> list[Failed]:
     """The tasks of a job that failed, by id."""
     query = sa.select(schema.job_failures).filter_by(job_id=job_id).order_by(schema.job_failures.c.task_id)

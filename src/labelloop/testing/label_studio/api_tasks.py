@@ -33,6 +33,8 @@ class TasksApi:
             Call(["GET"], "/api/tasks", self._tasks),
             Call(["GET", "DELETE"], "/api/tasks/{task:int}", self._task),
             Call(["POST"], "/api/tasks/{task:int}/annotations/", self._annotate),
+            Call(["PATCH", "DELETE"], "/api/annotations/{annotation:int}", self._annotation),
+            Call(["DELETE"], "/api/projects/{project:int}/tasks/", self._delete_all),
             Call(["GET"], "/api/projects/{project:int}/next", self._next),
             Call(["POST"], "/api/projects/{project:int}/import", self._import),
             Call(["POST"], "/api/projects/{project:int}/import/predictions", self._import_predictions),
@@ -69,7 +71,9 @@ class TasksApi:
         if names == ["id", "data"] and ask.query.get("fields") != "all":
             return {"id": task.id, "data": task.data}
         row = list_task_row(self._state, task, everything=ask.query.get("fields") == "all")
-        return {name: row[name] for name in names if name in row} if names else row
+        if names and "annotations" in row:  # `include` holds for the annotations inside as well
+            row["annotations"] = [_only(names, annotation) for annotation in row["annotations"]]
+        return _only(names, row) if names else row
 
     def _find(self, task_id: Any) -> Task:
         task = self._state.tasks.get(task_id)
@@ -122,6 +126,29 @@ class TasksApi:
         self._outgoing.emit(self._state.projects[task.project_id], "ANNOTATION_CREATED", payload)
         return 201, row
 
+    def _annotation(self, ask: Ask) -> Any:
+        found = self._state.annotation(ask.ids["annotation"])
+        if found is None:
+            raise Refused(404, "No Annotation matches the given query.")
+        task = self._state.tasks[found["task"]]
+        project = self._state.projects[task.project_id]
+        if ask.method == "DELETE":
+            self._state.remove_annotation(task, found)
+            self._outgoing.emit(project, "ANNOTATIONS_DELETED", {"annotations": [{"id": found["id"]}]})
+            return 204, None
+        row = self._state.change_annotation(task, found, ask.json())
+        payload = {"annotation": row, "task": webhook_task_row(self._state, task)}
+        self._outgoing.emit(project, "ANNOTATION_UPDATED", payload)
+        return row
+
+    def _delete_all(self, ask: Ask) -> Any:
+        """All tasks of a project; no event is sent."""
+        project = self._projects.find(ask.ids["project"])
+        for task in list(project.task_ids):
+            self._state.remove_task(task)
+        project.task_ids.clear()
+        return 204, None
+
     def _import(self, ask: Ask) -> Any:
         started = time.perf_counter()
         project = self._projects.find(ask.ids["project"])
@@ -150,7 +177,7 @@ class TasksApi:
         predicted = 0
         for task_id, item in zip(ids, items, strict=True):
             for annotation in item.get("annotations", ()):
-                self._state.add_annotation(self._state.tasks[task_id], annotation)
+                self._state.add_annotation(self._state.tasks[task_id], annotation, imported=True)
             for prediction in item.get("predictions", ()):
                 row = self._state.add_prediction(self._state.tasks[task_id], prediction, touch=False)
                 project.model_version = project.model_version or row["model_version"]
@@ -239,6 +266,10 @@ class TasksApi:
         if "authorization" in ask.headers:
             return Response("Only one auth mechanism allowed", 400)
         return _content(ask, uri, self._state.objects[uri]) if uri in self._state.objects else Response(status_code=404)
+
+
+def _only(names: Sequence[str], row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in names if name in row}
 
 
 def _items(body: Any) -> list[dict[str, Any]]:

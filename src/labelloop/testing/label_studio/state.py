@@ -185,10 +185,12 @@ class State:
                         return True
         return False
 
-    def add_annotation(self, task: Task, item: dict[str, Any]) -> dict[str, Any]:
+    def add_annotation(self, task: Task, item: dict[str, Any], *, imported: bool = False) -> dict[str, Any]:
+        """`imported`: on SQLite the real one counts on from the highest id that is left, so that ids come again."""
         now = timestamp(self.clock())
+        left = [row["id"] for rows in self.annotations.values() for row in rows] if imported else []
         row = {
-            "id": self.new_id("annotation"),
+            "id": max(left, default=0) + 1 if imported else self._unused_annotation_id(),
             "result": item.get("result", []),
             "was_cancelled": bool(item.get("was_cancelled")),
             "ground_truth": bool(item.get("ground_truth")),
@@ -214,6 +216,30 @@ class State:
             self.annotations.setdefault(task.id, []).append(row)
         task.updated_s = self.clock()
         return row
+
+    def _unused_annotation_id(self) -> int:
+        """An id that no import has given meanwhile."""
+        with self.lock:
+            taken = {row["id"] for rows in self.annotations.values() for row in rows}
+            return next(number for number in iter(lambda: self.new_id("annotation"), None) if number not in taken)
+
+    def annotation(self, annotation_id: int) -> dict[str, Any] | None:
+        rows = (row for rows in self.annotations.values() for row in rows)
+        return next((row for row in rows if row["id"] == annotation_id), None)
+
+    def change_annotation(self, task: Task, row: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
+        """The task's `updated_at` moves as well, a moment later."""
+        with self.lock:
+            for name in ("result", "was_cancelled", "ground_truth", "lead_time"):
+                row[name] = item.get(name, row[name])
+            row["updated_at"] = timestamp(self.clock())
+        task.updated_s = self.clock()
+        return row
+
+    def remove_annotation(self, task: Task, row: dict[str, Any]) -> None:
+        with self.lock:
+            self.annotations[task.id].remove(row)
+        task.updated_s = self.clock()
 
     def remove_project(self, project: Project) -> None:
         with self.lock:

@@ -1,0 +1,48 @@
+"""From what a person asks for to a row that workers find. The command line and the JSON API both come here."""
+
+from __future__ import annotations
+
+from labelloop.core.errors import SettingsError
+from labelloop.core.settings import Settings
+from labelloop.labelstudio.client import Client
+from labelloop.labelstudio.filters import query_of
+from labelloop.labelstudio.labelmap import read_labels_file
+from labelloop.serving.projects import build_view, unassigned
+from labelloop.store.jobs import Options, Work
+from labelloop.store.registry import Registry
+
+
+def address_of(settings: Settings, registry: Registry, *, url: str = "") -> tuple[str, str]:
+    """Address and token of Label Studio: the settings', else what the last `labelloop connect` saved. `url` asks for a
+    certain one, which must be among them. Raises SettingsError."""
+    own, token = settings.label_studio_url, settings.label_studio_token.get_secret_value()
+    saved = dict(reversed(registry.connections()))  # the newest comes last
+    url = url.rstrip("/")
+    if url and url not in {own, *saved}:
+        hint = f"Run: labelloop connect PROJECT --url {url} --token …"
+        raise SettingsError(f"{url} is not connected.", hint=hint)
+    url = url or own or next(reversed(saved), "")
+    if not url:
+        hint = "Pass --url http://host:8080 or set LABEL_STUDIO_URL."
+        raise SettingsError("Label Studio's address is not known.", hint=hint)
+    return url, (token if own in ("", url) else "") or saved.get(url, "")
+
+
+def work_of(
+    client: Client, settings: Settings, registry: Registry, project: int | str, model: str | None, options: Options
+) -> Work:
+    """What a prelabel job is about: the model version is settled now, and does not change while it runs.
+
+    `project` is an id or a title, `model` NAME or NAME@VERSION, None for the one that serves the project. Raises
+    LabelStudioError, ModelError or LabelConfigError, each with the next step.
+    """
+    found = client.find_project(project)
+    if options.filters:  # a column that does not exist is a 500, which the job would take for an outage
+        client.tasks(found.id, page_size=1, include=("id",), query=query_of((), filters=options.filters))
+    catalogue = registry.catalogue()
+    version = catalogue.find(model) if model else catalogue.of_project(found.id)
+    if version is None:
+        raise unassigned(found.id)
+    aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
+    view = build_view(version, found.label_config, threshold=settings.score_threshold, aliases=aliases)
+    return Work(client.base_url, found.id, version.id, view.name, options)

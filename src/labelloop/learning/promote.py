@@ -1,0 +1,155 @@
+"""Whether a candidate goes live: better than the live version on the same held-out pictures, and not by luck.
+
+Paired bootstrap over pictures (Efron and Tibshirani, An introduction to the bootstrap, 1993; for comparing two systems:
+Koehn, Statistical significance tests for machine translation evaluation, 2004): n pictures are drawn with replacement
+from the n held-out ones, B times; each time both versions are measured on the same draw. The share of draws in which
+the candidate is better, (1/B) * sum of [metric_b(candidate) - metric_b(live) > 0], must reach `confidence`, and the
+difference on the pictures themselves must reach `margin`. Matches are made once (`detections.match`), so a draw is only
+a weight per picture.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from labelloop.learning.detections import Floats, match
+from labelloop.learning.evaluate import Evaluation
+from labelloop.learning.measures import IOU_THRESHOLDS, Metric, average_precisions
+
+Mode = Literal["auto", "always", "never", "ask"]
+Decision = Literal["promote", "keep", "ask"]
+
+SEED = 20261121
+"""Fixed, so that the same evaluations always get the same verdict."""
+
+
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a candidate must show. `margin` is on the scale of the metric, `confidence` in [0, 1]. On less than
+    `min_pictures` and `min_boxes` held out nothing can be told, and nothing is promoted unless `even_if_few`."""
+
+    mode: Mode = "auto"
+    metric: Metric = "AP50"
+    margin: float = 0.005
+    confidence: float = 0.9
+    min_pictures: int = 5
+    min_boxes: int = 10
+    even_if_few: bool = False
+    resamples: int = 1000
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`sentence` says it all to a person. `candidate` and `live` are values of `metric`, None without a live version or
+    without a box to find; `better_share` is that of the draws, `low` and `high` hold nine of ten differences."""
+
+    decision: Decision
+    sentence: str
+    metric: Metric
+    pictures: int
+    boxes: int
+    candidate: float | None
+    live: float | None = None
+    better_share: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def promoted(self) -> bool:
+        return self.decision == "promote"
+
+
+def judge(candidate: Evaluation, live: Evaluation | None, gate: Gate) -> Verdict:
+    """The verdict on `candidate`; `live` None: no model serves the project yet, and any that finds something is better.
+
+    Both must have been evaluated on the same pictures.
+    """
+    if live is not None and not _same_pictures(candidate, live):
+        raise ValueError("a candidate and the live version are measured on the same pictures, or not compared")
+    measures = candidate.measures
+    found = Verdict(
+        decision="keep",
+        sentence="",
+        metric=gate.metric,
+        pictures=measures.pictures,
+        boxes=measures.boxes,
+        candidate=measures.value(gate.metric),
+        live=live.measures.value(gate.metric) if live else None,
+    )
+    if live is not None and found.candidate is not None:
+        found = _compared(found, candidate, live, gate)
+    why_not = _objection(found, gate, first=live is None)
+    decision = _decision(gate.mode, why_not)
+    return msgspec.structs.replace(found, decision=decision, sentence=_sentence(found, gate, why_not, decision))
+
+
+def differences(candidate: Evaluation, live: Evaluation, *, metric: Metric, resamples: int) -> Floats:
+    """Candidate less live on `resamples` draws of the pictures; draws without a box to find are left out."""
+    pictures = candidate.truth.pictures
+    rng = np.random.default_rng(SEED)
+    draws = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=resamples).astype(np.float64)
+    thresholds = IOU_THRESHOLDS[metric]
+    ours, theirs = (
+        average_precisions(match(one.truth, one.found, iou_thresholds=thresholds), draws) for one in (candidate, live)
+    )
+    difference = ours - theirs
+    return np.asarray(difference[~np.isnan(difference)])
+
+
+def _compared(found: Verdict, candidate: Evaluation, live: Evaluation, gate: Gate) -> Verdict:
+    difference = differences(candidate, live, metric=gate.metric, resamples=gate.resamples)
+    low, high = np.quantile(difference, (0.05, 0.95))
+    # A draw that changes a figure by the last bit of a sum is a tie.
+    share = float((difference > 1e-9).mean())
+    return msgspec.structs.replace(found, better_share=share, low=float(low), high=float(high))
+
+
+def _objection(found: Verdict, gate: Gate, *, first: bool) -> str:
+    """Why the gate stays shut, as the end of a sentence; empty when it opens."""
+    if found.candidate is None:
+        return "nothing was held out that could be found"
+    if not gate.even_if_few and (found.pictures < gate.min_pictures or found.boxes < gate.min_boxes):
+        return f"too little to tell, {gate.min_pictures} pictures and {gate.min_boxes} boxes are needed"
+    if first:
+        return "" if found.candidate > 0 else "it finds nothing"
+    if found.candidate - (found.live or 0.0) < gate.margin or not found.better_share:
+        return f"{gate.margin:g} better is needed" if gate.margin else "it is not better"
+    if found.better_share < gate.confidence:
+        return f"{gate.confidence * 100:g} % are needed"
+    return ""
+
+
+def _decision(mode: Mode, why_not: str) -> Decision:
+    if mode == "always":
+        return "promote"
+    if mode == "never" or why_not:
+        return "keep"
+    return "ask" if mode == "ask" else "promote"
+
+
+def _sentence(found: Verdict, gate: Gate, why_not: str, decision: Decision) -> str:
+    """ "AP50 0.871 against 0.752 on 72 held-out pictures with 967 boxes, 99 % of resamples better: promoted" """
+    value = "unknown" if found.candidate is None else f"{found.candidate:.3f}"
+    against = "" if found.live is None else f" against {found.live:.3f}"
+    parts = [f"{found.metric} {value}{against} on {found.pictures} held-out pictures with {found.boxes} boxes"]
+    if found.better_share is not None:
+        parts.append(f"{_percent(found.better_share)} of resamples better")
+    elif found.live is None and found.candidate is not None:
+        parts.append("the first model of the project")
+    parts += [why_not] if why_not else []
+    ends = {"promote": "promoted", "keep": "not promoted", "ask": "waiting for a person to promote it"}
+    end = ends[decision] + {"always": ", as told (always)", "never": ", as told (never)"}.get(gate.mode, "")
+    return f"{', '.join(parts)}: {end}"
+
+
+def _percent(share: float) -> str:
+    """Rounded down: 99.6 % is not all of them."""
+    return f"{math.floor(share * 100 + 1e-9)} %"
+
+
+def _same_pictures(one: Evaluation, other: Evaluation) -> bool:
+    return one.truth.labels == other.truth.labels and all(
+        np.array_equal(ours, theirs) for ours, theirs in zip(one.truth[2:], other.truth[2:], strict=True)
+    )
