@@ -133,4 +133,4 @@ def test_an_answer_that_is_right_costs_less_the_surer_it_is(objectness: bool) ->
 def test_varifocal_by_hand() -> None:
     logits, wanted = torch.tensor([0.0, 0.0]), torch.tensor([0.8, 0.0])
     log_half = np.log(0.5)
-    np.testing.assert_allclose(varifocal(logits, wanted), [-0.8 * log_half, -0.75 * 0.25 * log_half], rtol=1e-5)
+    np.testing.assert_allclose(varifocal(logits, wanted), [-0.8 * log_half, -1.5 * 0.5 * log_half], rtol=1e-5)

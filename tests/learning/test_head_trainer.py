@@ -28,9 +28,9 @@ from labelloop.learning.trainers.full import FullTrainer
 from labelloop.learning.trainers.head import HeadTrainer
 from labelloop.learning.trainers.onnx_graph import read_graph
 from reference.belt import LABELS, write_squares
-from reference.tiny_networks import SIDE, tiny_nanodet, tiny_yolox
+from reference.tiny_networks import SIDE, tiny_nanodet, tiny_v8, tiny_yolox
 
-TINY = {"yolox": tiny_yolox, "nanodet": tiny_nanodet}
+TINY = {"yolox": tiny_yolox, "nanodet": tiny_nanodet, "ultralytics-v8": tiny_v8}
 QUICK = {"max_steps": 12, "batch": 4}
 
 
@@ -200,6 +200,19 @@ def test_what_it_cannot_do_it_says(tmp_path: Path, change: dict[str, Any], why: 
     with pytest.raises(LabelloopError):
         HeadTrainer().train(asked, ignore)
     assert HeadTrainer().refuses(request(tmp_path)) is None
+
+
+def test_a_run_that_diverges_says_so(tmp_path: Path) -> None:
+    with pytest.raises(TrainerFailed, match="diverged"):
+        HeadTrainer().train(request(tmp_path, options=QUICK | {"rate": 1e30, "class_rate": 1e30}), ignore)
+
+
+def test_the_cut_can_be_named(tmp_path: Path) -> None:
+    found = open_detector(request(tmp_path), part="neck").cut
+    assert found is not None
+    HeadTrainer().train(request(tmp_path, options=QUICK | {"cut": list(found.values)}), ignore)
+    with pytest.raises(ModelError, match="end of the backbone"):
+        HeadTrainer().train(request(tmp_path, options=QUICK | {"cut": list(reversed(found.values))}), ignore)
 
 
 def test_an_option_that_is_misspelt_is_named(tmp_path: Path) -> None:

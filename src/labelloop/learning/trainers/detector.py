@@ -72,8 +72,9 @@ class Detector(NamedTuple):
         return check(self.module, part, dict(zip(self.module.inputs, features, strict=True)))
 
 
-def open_detector(request: TrainRequest, *, part: str) -> Detector:
-    """Take `request.base` apart; `part` says what is trained: "head", "neck" (and head) or "all".
+def open_detector(request: TrainRequest, *, part: str, cut: Sequence[str] = ()) -> Detector:
+    """Take `request.base` apart; `part` says what is trained: "head", "neck" (and head) or "all". `cut` names the end
+    of the backbone where the graph does not show it.
 
     Raises TrainerRefused for a family without a recipe, ModelError for a file that cannot be taken apart.
     """
@@ -91,24 +92,26 @@ def open_detector(request: TrainRequest, *, part: str) -> Detector:
     trained_card = msgspec.structs.replace(card, labels=request.labels, sha256="")
     layers = located(family, graph, trained_card)
     image = signature.inputs[0].name
-    cut = _cut(graph, layers, image=image, family=card.family or "", part=part)
+    place = _cut(graph, layers, image=image, family=card.family or "", part=part, names=tuple(cut))
     return Detector(
         graph=graph,
         card=trained_card,
         family=family,
         layers=layers,
-        cut=cut,
-        frozen=open_session(graph.subgraph([image], cut.values)) if cut else None,
-        module=OnnxModule(graph, inputs=cut.values if cut else [image], outputs=layers.values),
+        cut=place,
+        frozen=open_session(graph.subgraph([image], place.values)) if place else None,
+        module=OnnxModule(graph, inputs=place.values if place else [image], outputs=layers.values),
         points=points_of(family, card.input.size_wh),
         normaliser=Normaliser(card.input, dtype="float32"),
     )
 
 
-def _cut(graph: OnnxGraph, layers: LastLayers, *, image: str, family: str, part: str) -> Cut | None:
+def _cut(
+    graph: OnnxGraph, layers: LastLayers, *, image: str, family: str, part: str, names: tuple[str, ...]
+) -> Cut | None:
     if part == "all":
         return None
-    cut = find_cut(graph, image=image, family=family)
+    cut = find_cut(graph, image=image, family=family, names=names)
     return cut if part == "neck" else find_head(graph, layers.classes, cut, image=image)
 
 

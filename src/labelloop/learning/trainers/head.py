@@ -20,7 +20,8 @@ MODEL = "model.onnx"
 
 class HeadOptions(msgspec.Struct, frozen=True):
     """`part` is what is trained: "neck" is neck and head, "head" what serves one stride only. `rate` is the learning
-    rate, `class_rate` that of the class layer. `max_steps` ends training by steps instead of by time, to compare runs
+    rate, `class_rate` that of the class layer. `cut` names the values at the end of the backbone, largest first, for
+    files whose graph does not show it. `max_steps` ends training by steps instead of by time, to compare runs
     on a busy machine."""
 
     part: Literal["neck", "head"] = "neck"
@@ -28,6 +29,7 @@ class HeadOptions(msgspec.Struct, frozen=True):
     rate: float = 2e-3
     class_rate: float = 8e-3
     weight_decay: float = 0.02
+    cut: tuple[str, ...] = ()
     max_steps: int | None = None
 
 
@@ -54,7 +56,7 @@ def fine_tune(request: TrainRequest, report: Report, *, part: str, options: Head
         request.budget_s, reserve_s=learn.reserve_s(request), max_steps=options.max_steps, started=started
     )
     samples = views.read_samples(request.data, "train", request.labels)
-    model = detector.open_detector(request, part=part)
+    model = detector.open_detector(request, part=part, cut=options.cut)
     cache = learn.look(model, samples, request=request, clock=clock, report=report)
     witnesses = learn.witnesses(model, samples)
     agreement = model.check(model.features(witnesses))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from labelloop.engines.detect.prepare import Prepared
 from labelloop.learning.trainers.assign import Objects, assign
-from labelloop.learning.trainers.base import Progress, Report, Stopped, TrainRequest, replace_file
+from labelloop.learning.trainers.base import Progress, Report, Stopped, TrainerFailed, TrainRequest, replace_file
 from labelloop.learning.trainers.detector import Detector
 from labelloop.learning.trainers.feature_cache import FeatureCache, Known, each_view
 from labelloop.learning.trainers.losses import detection_loss
@@ -144,6 +145,11 @@ class _Run:
         self._optimizer.step()
         self._average.update(self._weights, step=self.steps)
         value = loss.item()
+        if not math.isfinite(value):
+            raise TrainerFailed(
+                f"Training diverged at step {self.steps}: the loss is {value}.",
+                hint="Lower the options rate, class_rate.",
+            )
         self.loss = value if self.steps == 0 else self.loss + STEADY * (value - self.loss)
         self.steps += 1
 

@@ -10,8 +10,10 @@ from labelloop.learning.trainers.assign import Targets, pair_giou
 from labelloop.learning.trainers.families import Answers
 
 BOX_WEIGHT = 2.5
-NEGATIVE_WEIGHT = 0.75
-NEGATIVE_POWER = 2.0
+NEGATIVE_WEIGHT = 1.5
+"""The paper weighs an empty place by 0.75 * score^2, which all but forgets scores below a tenth: YOLOX-nano then left
+1,800 cells a picture above 0.01 for the suppression to sort out, now 540, with AP50 / AP of .800 / .487 instead of
+.775 / .474 (bccd, 60 steps); NanoDet-m with 0.75 * score .848 / .531 instead of .831 / .520 (160 steps)."""
 
 
 def detection_loss(answers: Answers, targets: Targets) -> Tensor:
@@ -26,9 +28,9 @@ def detection_loss(answers: Answers, targets: Targets) -> Tensor:
 
 def varifocal(logits: Tensor, wanted: Tensor) -> Tensor:
     """Cross entropy between sigmoid(logits) and `wanted`, any shape, weighted by the target where there is an object
-    and by 0.75 * score^2 where there is none (VarifocalNet, https://arxiv.org/abs/2008.13367)."""
+    and by 1.5 * score where there is none (after VarifocalNet, https://arxiv.org/abs/2008.13367)."""
     scores = logits.detach().sigmoid()
-    weights = torch.where(wanted > 0, wanted, NEGATIVE_WEIGHT * scores**NEGATIVE_POWER)
+    weights = torch.where(wanted > 0, wanted, NEGATIVE_WEIGHT * scores)
     return F.binary_cross_entropy_with_logits(logits, wanted, weights, reduction="none")
 
 

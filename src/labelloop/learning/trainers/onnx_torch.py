@@ -154,6 +154,8 @@ def _is_weight(graph: OnnxGraph, node: onnx.NodeProto, index: int) -> bool:
     value = graph.constants[node.input[index]]
     if index not in WEIGHTED.get(node.op_type, ()) or value.dtype != np.float32:
         return False
+    if value.size > 1 and np.array_equal(value.reshape(-1), np.arange(value.size)):
+        return False  # the mean of a distribution over 0, 1, 2 …, written as a convolution
     # Add and Mul: a bias or a scale per channel is learned; a single number or a whole grid of anchors is not
     per_channel = value.size == max(value.shape, default=0) and value.size > 1 and value.ndim in (1, 3, 4)
     return node.op_type not in ("Add", "Mul") or per_channel
