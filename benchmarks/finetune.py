@@ -39,7 +39,7 @@ SPEED_PICTURES = 40
 
 class Result(NamedTuple):
     """`scores`: split -> (AP50, AP). `processor_s` is what the child used. `network` and `engine`: speed of the new
-    file as a part of the old one's, without and with the suppression, which has more to do where there is more to see."""
+    file as a part of the old one's, without and with the suppression, which has more to do where more is seen."""
 
     scores: dict[str, tuple[float, float]]
     metrics: dict[str, float]

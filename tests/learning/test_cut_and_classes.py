@@ -141,6 +141,19 @@ def test_classes_that_cannot_be_followed_are_refused(tmp_path: Path) -> None:
         layers_of(graph, "output", Span(1, 0, 4))
 
 
+def test_strides_that_share_one_class_layer(tmp_path: Path) -> None:
+    net = Writer()
+    first, second = (net.conv("images", 3, 4, size=3, stride=stride) for stride in (1, 2))
+    net.nodes[-1].input[1:] = net.nodes[-2].input[1:]
+    rows = [net.reshape(one, 1, 4, cells) for one, cells in ((first, SIDE**2), (second, SIDE**2 // 4))]
+    net.node("Sigmoid", [net.node("Concat", rows, axis=2)], output="output")
+    graph = read_graph(net.write(tmp_path / "m.onnx", {"output": (1, 4, SIDE**2 * 5 // 4)}), size_wh=(SIDE, SIDE))
+    last = layers_of(graph, "output", Span(1, 0, 4))
+    assert last[0].weights == last[1].weights
+    replace_classes(graph, last, [[graph.constants[name][:2] for name in one.weights] for one in last])
+    assert run(graph, np.zeros((1, 3, SIDE, SIDE), np.float32))[0].shape == (1, 2, SIDE**2 * 5 // 4)
+
+
 def test_slices_before_and_behind_the_classes_follow(tmp_path: Path) -> None:
     """A head that is one layer, cut by Slice: boxes, classes, and something behind the classes."""
     net = Writer()

@@ -83,14 +83,17 @@ def test_a_short_run_learns_and_leaves_a_file_that_is_served(
 
 @pytest.mark.slow
 def test_it_finds_the_squares(tmp_path: Path) -> None:
-    asked = request(tmp_path, options={"max_steps": 400, "batch": 8, "rate": 1e-2, "class_rate": 1e-2})
+    """All weights, from noise: the best region of each label lies on the square of that label."""
+    asked = request(tmp_path, options={"max_steps": 400, "batch": 8, "rate": 3e-3, "class_rate": 3e-3})
     trained = FullTrainer().train(asked, ignore)
-    truth = json.loads((asked.data / "train.json").read_text())
-    wanted = {LABELS[one["category_id"]]: one["bbox"] for one in truth["annotations"] if one["image_id"] == 0}
-    for label, (left, top, width, height) in wanted.items():
-        best = next(region for region in served(trained, picture_of(asked)) if region.label == label)
+    overlaps = []
+    for one in json.loads((asked.data / "train.json").read_text())["annotations"]:
+        left, top, width, height = one["bbox"]
+        label, found = LABELS[one["category_id"]], served(trained, picture_of(asked, one["image_id"]))
+        best = next((region.shape.xyxy for region in found if region.label == label), (0, 0, 0, 0))
         drawn = np.array([[left, top, left + width, top + height]], np.float64)
-        assert iou(np.array([best.shape.xyxy]), drawn)[0, 0] > 0.5
+        overlaps.append(iou(np.array([best], np.float64), drawn)[0, 0])
+    assert np.mean(overlaps) > 0.7
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:

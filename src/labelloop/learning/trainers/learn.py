@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from labelloop.core.errors import MediaError
 from labelloop.engines.detect.prepare import Prepared
 from labelloop.learning.trainers.assign import Objects, assign
 from labelloop.learning.trainers.base import Progress, Report, Stopped, TrainerFailed, TrainRequest, replace_file
@@ -29,11 +30,12 @@ log = structlog.get_logger(__name__)
 
 LOOKING_SHARE = 0.4
 MIRROR_SHARE = 0.25
-"""At most this share of the budget is spent looking: at pictures, and until when at mirror images."""
+"""Shares of the budget after which no further picture, and no further mirror image, is looked at."""
 CHECKPOINT_EVERY_S = 10.0
 GRADIENT_NORM = 10.0
 WITNESSES = 2
 STEADY = 0.1
+"""Weight of the newest loss in the running mean."""
 ESTIMATE_FROM = 0.02
 
 
@@ -67,7 +69,7 @@ def look(
         samples, plans, make, threads=request.threads, until=lambda plan: limits[plan.mirrored]
     ):
         cache.add(plan, view, maps)
-        report(Progress(0, seconds=clock.seconds(), message=""))
+        report(Progress(0, seconds=clock.seconds()))
     return cache
 
 
@@ -77,7 +79,7 @@ def witnesses(model: Detector, samples: Sequence[Sample]) -> list[Prepared]:
     for sample in samples:
         try:
             found.append(make_view(sample, Plan(0, False), model.card.input).prepared)
-        except Exception:  # noqa: S112
+        except (OSError, MediaError):  # `look` has said so in the log
             continue
         if len(found) == WITNESSES:
             break
