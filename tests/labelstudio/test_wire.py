@@ -166,7 +166,9 @@ def test_ids_are_unique_across_pictures_and_answers() -> None:
     assert len(everything) == len(set(everything)) == 14
 
 
-@pytest.mark.parametrize(("score", "sent"), [(0.5, 0.5), (7, 1.0), (-1, 0.0), (math.nan, 0.0)])
+@pytest.mark.parametrize(
+    ("score", "sent"), [(0.5, 0.5), (7, 1.0), (-1, 0.0), (math.nan, 0.0), (math.inf, 1.0), (1 / 3, 0.333333333)]
+)
 def test_scores_stay_in_their_range(score: float, sent: float) -> None:
     assert wire.encode_prediction(Prediction(score=score, model="m"), LABELS, task_id=1)["score"] == sent
 

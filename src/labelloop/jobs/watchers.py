@@ -125,8 +125,7 @@ class Watchers:
                 watch = ProjectWatch(row.key, self._client(row.label_studio), self._store, self._views.of)
                 place = self._places[row.key] = _Place(watch)
             place.watch.look()
-        except LabelloopError as error:
-            place = self._places.setdefault(row.key, place) if place else None
+        except Exception as error:  # of one project, whatever it is: the others are looked at
             self._trouble(row, place, error)
             return
         self._well(row, place)
@@ -138,16 +137,16 @@ class Watchers:
         place.pause_s = 0.0
         place.due = time.monotonic() + self._interval_s
 
-    def _trouble(self, row: Watch, place: _Place | None, error: LabelloopError) -> None:
+    def _trouble(self, row: Watch, place: _Place | None, error: Exception) -> None:
         """Longer pauses each time; one line per outage."""
-        if row.error != str(error):
-            log.warning("a project cannot be watched; trying again", project=row.project_id, reason=str(error))
-            self._store.watches.save(row.key, error=str(error))
-        if place is None:
-            return
-        passing = isinstance(error, LabelStudioError) and is_passing(error)
-        place.pause_s = min(max(place.pause_s * 2, self._interval_s), LONGEST_S) if passing else LONGEST_S
-        place.due = time.monotonic() + place.pause_s
+        if place is not None:
+            passing = isinstance(error, LabelStudioError) and is_passing(error)
+            place.pause_s = min(max(place.pause_s * 2, self._interval_s), LONGEST_S) if passing else LONGEST_S
+            place.due = time.monotonic() + place.pause_s
+        reason = str(error) if isinstance(error, LabelloopError) else f"{type(error).__name__}: {error}"
+        if row.error != reason:
+            log.warning("a project cannot be watched; trying again", project=row.project_id, reason=reason)
+            self._store.watches.save(row.key, error=reason)
 
     def _resolve(self) -> None:
         """Titles and ids that a person gave become rows. Label Studio may be away: they are tried again."""

@@ -14,6 +14,7 @@ import msgspec
 
 from labelloop.core.outlines import bounding_box
 from labelloop.core.regions import Box, MediaKey, Polygon, Size
+from labelloop.core.settings import Settings
 from labelloop.formats import coco
 from labelloop.formats.coco import DatasetError
 
@@ -32,6 +33,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     val_share: float = 0.2
     salt: str = ""
     annotators: Annotators = "ground_truth"
+
+
+def options_of(settings: Settings) -> Options:
+    """What the settings say."""
+    return Options(settings.val_share, settings.split_salt, settings.annotators)
 
 
 class Drawn(msgspec.Struct, frozen=True, omit_defaults=True, order=True):

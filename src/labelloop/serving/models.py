@@ -22,6 +22,7 @@ from labelloop.store.db import open_database
 from labelloop.store.events import Events
 from labelloop.store.jobs import Jobs
 from labelloop.store.registry import ModelVersion, Registry, parse_number
+from labelloop.store.scores import Scores
 from labelloop.store.watches import Watches
 from labelloop.store.workers import Workers
 
@@ -36,6 +37,7 @@ class Store(NamedTuple):
     engine: sa.Engine
     annotations: Annotations
     watches: Watches
+    scores: Scores
 
 
 def open_store(settings: Settings) -> Store:
@@ -46,7 +48,7 @@ def open_store(settings: Settings) -> Store:
     artifacts.sweep()
     registry, workers = Registry(engine, artifacts), Workers(engine)
     jobs = Jobs(engine, workers)
-    return Store(registry, Events(engine), workers, jobs, engine, Annotations(engine), Watches(engine))
+    return Store(registry, Events(engine), workers, jobs, engine, Annotations(engine), Watches(engine), Scores(engine))
 
 
 def open_registry(settings: Settings) -> Registry:

@@ -223,3 +223,47 @@ job_lines = sa.Table(
     sa.Column("level", sa.String(10), nullable=False),
     sa.Column("text", sa.Text, nullable=False),
 )
+
+loops = sa.Table(
+    "loops",
+    metadata,
+    sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("label_studio", sa.String(500), nullable=False),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("seen_event", sa.BigInteger, nullable=False),  # the newest event that the last run took into account
+    sa.Column("run_at", Moment),  # when the last run began
+    sa.Column("changed_at", Moment, nullable=False),
+)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("job_id", sa.String(40), primary_key=True),
+    sa.Column("project_id", sa.BigInteger, nullable=False, index=True),
+    sa.Column("reason", sa.String(500), nullable=False),
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("stage", sa.String(20), nullable=False),
+    sa.Column("trainer", sa.String(100), nullable=False),
+    sa.Column("base", sa.String(200), nullable=False),  # name@number; empty: from nothing
+    sa.Column("candidate", sa.String(200), nullable=False),
+    sa.Column("manifest", sa.String(64), nullable=False),
+    sa.Column("counts", sa.JSON, nullable=False),
+    sa.Column("curve", sa.JSON, nullable=False),
+    sa.Column("metrics", sa.JSON, nullable=False),
+    sa.Column("outcome", sa.String(20)),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("started_at", Moment, nullable=False),
+    sa.Column("ended_at", Moment),
+)
+
+observations = sa.Table(
+    "observations",
+    metadata,
+    sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.String(200), primary_key=True),  # the version string in Label Studio
+    sa.Column("task_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),  # what learning/memory makes of a prediction
+    sa.Column("inconsistency", sa.Float),  # null: nobody looked twice
+    sa.Column("embedding", sa.LargeBinary),  # float32, little-endian; null: nobody asked for it
+)

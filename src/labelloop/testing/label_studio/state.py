@@ -182,8 +182,31 @@ class State:
                 for row in rows:
                     if row["id"] == prediction_id:
                         rows.remove(row)
+                        self.forget_parents(row["task"], {prediction_id})
                         return True
         return False
+
+    def forget_parents(self, task_id: int, predictions: set[int]) -> None:
+        """Annotations that began with one of these predictions do not name it any more."""
+        for row in self.annotations.get(task_id, ()):
+            if row["parent_prediction"] in predictions:
+                row["parent_prediction"] = None
+
+    def has_prediction(self, prediction_id: int) -> bool:
+        with self.lock:
+            return any(row["id"] == prediction_id for rows in self.predictions.values() for row in rows)
+
+    def change_prediction(self, prediction_id: int, fields: dict[str, Any]) -> dict[str, Any] | None:
+        """The row with these fields, unchecked, and its task's `updated_at` moved; None when there is none."""
+        with self.lock:
+            for task, rows in self.predictions.items():
+                for row in rows:
+                    if row["id"] == prediction_id:
+                        known = {name: value for name, value in fields.items() if name in row and name != "id"}
+                        row |= known | {"updated_at": timestamp(self.clock())}
+                        self.tasks[task].updated_s = self.clock()
+                        return dict(row)
+        return None
 
     def add_annotation(self, task: Task, item: dict[str, Any], *, imported: bool = False) -> dict[str, Any]:
         """`imported`: on SQLite the real one counts on from the highest id that is left, so that ids come again."""
