@@ -23,7 +23,8 @@ def test_a_project_is_put_into_order(terminal: Terminal) -> None:
     assert f"{terminal.studio.url}/projects/{terminal.project}/data?tab=" in done.stdout
     assert "Label Tasks As Displayed" in done.stdout
     assert "'Label All Tasks'" in done.stdout
-    assert len(terminal.studio.state.views) == 1
+    titles = [view["data"]["title"] for view in terminal.studio.state.views.values()]
+    assert titles == ["Default", "Most uncertain first"]
 
     store = open_store(read_settings(home=terminal.home))
     version = terminal.studio.state.projects[terminal.project].model_version

@@ -68,8 +68,7 @@ class Planner:
 
     def shown(self) -> list[int]:
         """The tasks of the tab, as Label Studio sorts them."""
-        (tab,) = self.client.views(self.desk.project)
-        assert tab.title == TAB
+        (tab,) = [view for view in self.client.views(self.desk.project) if view.title == TAB]
         page = self.client.tasks(self.desk.project, view=tab.id, include=("id",), page_size=1000)
         return [row["id"] for row in page.tasks]
 

@@ -89,12 +89,12 @@ class Stuck(Scores):
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.entered = threading.Event()
-        self.tried: list[int] = []
+        self.tried: list[list[int]] = []
 
     def put(self, project_id: int, version: str, rows: Sequence[Seen]) -> None:
         self.entered.set()
         assert self.gate.wait(10)
-        self.tried.append(rows[0].task_id)
+        self.tried.append([row.task_id for row in rows])
         if len(self.tried) == 1:
             raise OSError("disk full")
 
@@ -110,7 +110,7 @@ def test_a_database_that_hangs_or_fails_costs_nobody_anything(view: View, monkey
         recorder.note([Task(task, {}, 5)], *answer)
     scores.gate.set()
     recorder.flush()
-    assert scores.tried == [1, 2, 3]
+    assert scores.tried == [[1], [2, 3]]
     recorder.note([Task(10, {}, 5)], *answer)
     recorder.close()
-    assert scores.tried == [1, 2, 3, 10]
+    assert scores.tried == [[1], [2, 3], [10]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections import defaultdict
@@ -24,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 WAITING = 1000
 """Answers that may wait to be written down: what a database that is away for a while costs in memory."""
+GATHER_S = 0.25
+"""How long answers gather before they are written: a transaction for each would compete with those who answer."""
 CLOSE_S = 5.0
 
 
@@ -91,12 +94,13 @@ class _Answer(NamedTuple):
 
 class Recorder:
     """Writes predictions down behind the back of whoever waits for them. `note` costs microseconds; a thread of its own
-    does the rest. When the database is away for long, the newest answers are dropped and the log
-    says so: they are made again when they are needed."""
+    does the rest, all answers of a moment in one transaction. When the database is away for long, the newest answers
+    are dropped and the log says so: they are made again when they are needed."""
 
     def __init__(self, scores: Scores) -> None:
         self._scores = scores
         self._waiting: queue.Queue[_Answer | None] = queue.Queue(WAITING)
+        self._closing = threading.Event()
         self._full = False
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
@@ -116,29 +120,41 @@ class Recorder:
 
     def close(self) -> None:
         """Write what waits, for at most CLOSE_S."""
-        try:
+        self._closing.set()
+        with contextlib.suppress(queue.Full):  # then it stays: the thread is a daemon
             self._waiting.put(None, timeout=CLOSE_S)
-        except queue.Full:
-            return  # the thread is a daemon
-        self._thread.join(CLOSE_S)
+            self._thread.join(CLOSE_S)
 
     def _work(self) -> None:
-        while (answer := self._waiting.get()) is not None:
+        while True:
+            taken = [self._waiting.get()]
+            self._closing.wait(GATHER_S)
+            while not self._waiting.empty():
+                taken.append(self._waiting.get())
+            answers = [answer for answer in taken if answer is not None]
             try:
-                keep(self._scores, *answer)
+                _put(self._scores, answers)
                 self._full = False
-            except Exception as error:  # the next answer may be luckier; this one is made again when it is needed
-                log.warning("predictions were not written down", tasks=len(answer.tasks), error=str(error))
-            finally:
+            except Exception as error:  # the next answers may be luckier; these are made again when they are needed
+                log.warning("predictions were not written down", answers=len(answers), error=str(error))
+            for _ in taken:
                 self._waiting.task_done()
+            if len(answers) < len(taken):
+                return
 
 
 def keep(scores: Scores, tasks: Sequence[Task], predictions: Sequence[Prediction], view: View) -> None:
     """Write down what was predicted without an error; for callers who can wait."""
-    label_of = drawn_as(view.label_map)
-    rows: dict[int, list[Seen]] = defaultdict(list)
-    for task, found in zip(tasks, predictions, strict=True):
-        if task.id is not None and task.project_id is not None and found.error is None:
-            rows[task.project_id].append(remember(task.id, found.regions, found.hidden, label_of=label_of))
-    for project_id, seen in rows.items():
-        scores.put(project_id, view.name, seen)
+    _put(scores, [_Answer(tasks, predictions, view)])
+
+
+def _put(scores: Scores, answers: Sequence[_Answer]) -> None:
+    rows: dict[tuple[int, str], list[Seen]] = defaultdict(list)
+    for tasks, predictions, view in answers:
+        label_of = drawn_as(view.label_map)
+        for task, found in zip(tasks, predictions, strict=True):
+            if task.id is not None and task.project_id is not None and found.error is None:
+                seen = remember(task.id, found.regions, found.hidden, label_of=label_of)
+                rows[task.project_id, view.name].append(seen)
+    for (project_id, version), found_rows in rows.items():
+        scores.put(project_id, version, found_rows)

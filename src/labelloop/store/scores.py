@@ -90,7 +90,7 @@ class Scores:
         table = schema.observations
         query = sa.update(table).filter_by(**_key(project_id, version))
         query = query.where(table.c.task_id == sa.bindparam("of_task")).values({column: sa.bindparam("found")})
-        for part in _parts(found.items()):
+        for part in _parts(sorted(found.items())):
             with self._engine.begin() as connection:
                 connection.execute(query, [{"of_task": task, "found": value} for task, value in part])
 
@@ -106,6 +106,7 @@ def _parts(values: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _storable(rows: Sequence[Seen]) -> Iterable[Seen]:
-    """One row per task, the last one: Postgres refuses to meet the same key twice in one statement."""
+    """One row per task, the last one, ascending: Postgres refuses to meet a key twice in one statement, and two writers
+    who lock rows in different orders may wait for each other."""
     newest = {row.task_id: row for row in rows if schema.as_id(row.task_id) is not None}
-    return newest.values()
+    return [newest[task_id] for task_id in sorted(newest)]
