@@ -14,6 +14,7 @@ from labelloop.cli.models import app as models_app
 from labelloop.cli.prelabel import prelabel
 from labelloop.cli.runtimes import app as runtimes_app
 from labelloop.cli.serve import serve
+from labelloop.cli.simulate import simulate
 from labelloop.cli.video import app as video_app
 from labelloop.cli.worker import worker
 from labelloop.core.errors import LabelloopError
@@ -51,6 +52,7 @@ app.command()(doctor)
 app.command()(demo)
 app.command()(prelabel)
 app.command()(worker)
+app.command()(simulate)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(runtimes_app, name="runtimes")
