@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import structlog
 from starlette.routing import Router
 
+from labelloop.core.errors import ModelNotFound
 from labelloop.core.metrics import Metrics
 from labelloop.core.settings import Settings
 from labelloop.http.api import Api
@@ -18,23 +20,36 @@ from labelloop.http.auth import BasicAuth, Callers
 from labelloop.http.edge import Edge
 from labelloop.http.feed import Feed
 from labelloop.http.jobs import JobsApi
+from labelloop.http.loop import LoopApi
 from labelloop.http.ops import Ops
 from labelloop.http.pages import Pages
+from labelloop.http.pointers import PointersApi
 from labelloop.http.protocol import Protocol
+from labelloop.http.quality import QualityApi
 from labelloop.jobs.kinds import Kinds
+from labelloop.jobs.looks import Looks
 from labelloop.jobs.open import Loop, Opener
+from labelloop.jobs.open_retrain import RetrainOpener
 from labelloop.jobs.resident import Resident
+from labelloop.jobs.retrain import sweep
+from labelloop.jobs.training import KIND, Training
+from labelloop.jobs.triggers import Triggers
+from labelloop.jobs.watchers import Watchers
 from labelloop.jobs.worker import Engine, Worker
+from labelloop.learning.acquisition import Acquisition, scorer
+from labelloop.learning.memory import Recorder
 from labelloop.media.load import MediaLoader
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import Store, add_model, add_models_dir, default_model, load_engine, open_store
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
-from labelloop.serving.projects import Projects
+from labelloop.serving.projects import Projects, View
 from labelloop.serving.slots import Load, Slots
-from labelloop.store.registry import ModelVersion
+from labelloop.store.registry import ModelVersion, Registry
 
 log = structlog.get_logger(__name__)
+
+WATCHING_ENDS_S = 2.0
 
 REFRESH_S = 1.0
 """How often a server looks whether another process assigned or added a model."""
@@ -53,6 +68,8 @@ class Parts(NamedTuple):
     loop: Loop
     jobs: Resident
     """Runs background jobs with the parts above, once it is started."""
+    watchers: Watchers
+    recorder: Recorder
 
 
 def assemble(settings: Settings, *, model: str | None = None, load: Load | None = None) -> Parts:
@@ -67,13 +84,41 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     origins = Origins(settings, store.registry.connections, trust_setup=is_private(settings))
     media, predictor = _path(settings, store, metrics, slots, origins)
     loop = Loop()
-    jobs = Resident(lambda: _worker(settings, store, slots, predictor, origins, loop, needed=projects.wanted))
-    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs)
+    jobs = Resident(lambda: _worker(settings, store, slots, predictor, media, origins, loop, needed=projects.wanted))
+    watchers = Watchers(settings, store, projects.version_of, named=settings.watch, kept=True)
+    recorder = Recorder(store.scores)
+    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs, watchers, recorder)
 
 
 @contextlib.contextmanager
 def open_worker(settings: Settings, *, load: Load | None = None) -> Iterator[Worker]:
     """A worker with a prediction path of its own and no server. `load` as in `assemble`."""
+    with _workshop(settings, load) as (_, make):
+        yield make()
+
+
+@contextlib.contextmanager
+def open_watch(settings: Settings, projects: Sequence[str], *, load: Load | None = None) -> Iterator[Watchers]:
+    """Watches `projects` without a server; runs jobs too, unless another process does. `load` as in `assemble`."""
+    with _workshop(settings, load) as (store, make):
+        resident = Resident(make)
+
+        def ensure_worker() -> None:
+            if not store.workers.any_alive():
+                resident.start()
+
+        def version_of(project: int) -> ModelVersion | None:
+            return store.registry.catalogue().of_project(project)
+
+        try:
+            yield Watchers(settings, store, version_of, named=projects, kept=False, ensure_worker=ensure_worker)
+        finally:
+            resident.stop()
+
+
+@contextlib.contextmanager
+def _workshop(settings: Settings, load: Load | None) -> Iterator[tuple[Store, Callable[[], Worker]]]:
+    """A store, and how to make a worker with a prediction path of its own."""
     store = open_store(settings)
     metrics = Metrics()
     slots = _slots(settings, store, metrics, load)
@@ -81,7 +126,28 @@ def open_worker(settings: Settings, *, load: Load | None = None) -> Iterator[Wor
     media, predictor = _path(settings, store, metrics, slots, origins)
     with Loop() as loop:
         try:
-            yield _worker(settings, store, slots, predictor, origins, loop, needed=tuple)
+            yield store, lambda: _worker(settings, store, slots, predictor, media, origins, loop, needed=tuple)
+        finally:
+            predictor.close()
+            slots.close()
+            media.close()
+
+
+@contextlib.contextmanager
+def open_looks(
+    settings: Settings, store: Store, view: View, *, project_id: int, label_studio: tuple[str, str]
+) -> Iterator[Looks]:
+    """Looks at a project's pictures, with a prediction path of its own; `label_studio` is its address and a token.
+    Raises LabelloopError when the model does not load."""
+    metrics = Metrics()
+    slots = _slots(settings, store, metrics, None)
+    origins = Origins(settings, store.registry.connections, trust_setup=True)
+    origins.remember(project_id, *label_studio)
+    media, predictor = _path(settings, store, metrics, slots, origins)
+    with Loop() as loop:
+        try:
+            slots.ensure(view.version).loaded.result()
+            yield Looks(predictor, loop, view, check=lambda: None)
         finally:
             predictor.close()
             slots.close()
@@ -93,6 +159,7 @@ def _worker(
     store: Store,
     slots: Slots,
     predictor: Predictor,
+    media: MediaLoader,
     origins: Origins,
     loop: Loop,
     *,
@@ -108,8 +175,26 @@ def _worker(
     prelabel = Opener(
         settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop, needed=needed
     )
-    kinds = Kinds(store.jobs, {"prelabel": prelabel.open})
-    return Worker(store.jobs, store.workers, kinds.open, engine)
+    training = training_of(store)
+    retrain = RetrainOpener(settings, training, prelabel, media, store.scores)
+    kinds = Kinds(store.jobs, {"prelabel": prelabel.open, KIND: retrain.open})
+    sweep(settings, training)
+    return Worker(store.jobs, store.workers, kinds.open, engine, look=Triggers(training).look)
+
+
+def training_of(store: Store) -> Training:
+    """The rows that training is about."""
+    return Training.over(store.engine, store.registry, store.jobs)
+
+
+@contextlib.contextmanager
+def open_media(settings: Settings, registry: Registry) -> Iterator[MediaLoader]:
+    """A media loader alone, for commands: it knows what `labelloop connect` saved."""
+    media = MediaLoader(settings, Origins(settings, registry.connections, trust_setup=True).of)
+    try:
+        yield media
+    finally:
+        media.close()
 
 
 def _slots(settings: Settings, store: Store, metrics: Metrics, load: Load | None) -> Slots:
@@ -129,6 +214,7 @@ def _path(
         media,
         slots,
         store.events,
+        score=scorer(Acquisition(strategy=settings.acquisition, aggregation=settings.aggregation)),
         metrics=metrics,
         media_metrics=media_metrics,
         media_workers=settings.media_workers,
@@ -141,14 +227,25 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
     """The web application around `parts`. Call its `end_streams` before waiting for callers to go."""
     registry = parts.store.registry
     auth = BasicAuth(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
-    protocol = Protocol(settings, parts.projects, parts.predictor, parts.origins, parts.store.events, parts.metrics)
+    training = training_of(parts.store)
+    protocol = Protocol(
+        settings,
+        parts.projects,
+        parts.predictor,
+        parts.origins,
+        parts.store.events,
+        training,
+        parts.metrics,
+        note=parts.recorder.note,
+    )
     api = Api(
         parts.projects,
         parts.slots,
         parts.store.events,
         add_model=lambda path, card: add_model(registry, path, card, settings),
-        assign=registry.bind,
+        assign=lambda project, spec: registry.bind(project, spec, reason="assigned", by="JSON API"),
     )
+    quality = QualityApi(parts.origins.connection, lambda project: _live(parts.projects, project))
     feed = Feed(parts.store.jobs, parts.store.engine)
     jobs = JobsApi(settings, parts.store, feed)
     warnings = exposure_warnings(settings)
@@ -157,6 +254,9 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
     routes = [
         *protocol.routes(),
         *api.routes(),
+        *LoopApi(training).routes(),
+        *quality.routes(),
+        *PointersApi(parts.projects, registry).routes(),
         *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
         *Pages(settings, api, jobs, parts.store.events, warnings=warnings).routes(),
@@ -167,11 +267,18 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         following = asyncio.create_task(follow_store(parts))
         if settings.jobs:
             parts.jobs.start()
+        watching = threading.Thread(target=parts.watchers.run, name="watch", daemon=True)
+        if settings.jobs or settings.watch:
+            watching.start()
         try:
             yield
         finally:
             following.cancel()
+            quality.close()
+            parts.watchers.stop()
             await asyncio.to_thread(close, parts)
+            if watching.ident is not None:  # the next server watches at once when this one has let go
+                await asyncio.to_thread(watching.join, WATCHING_ENDS_S)
 
     paths = frozenset(route.path for route in routes)
     # a bare router: Starlette's own error layer would answer before ours could, and again after it
@@ -183,6 +290,15 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         paths=paths,
         end_streams=feed.close,
     )
+
+
+def _live(projects: Projects, project: int) -> str | None:
+    """The version that serves a project; None without one, also where it was removed by hand."""
+    try:
+        version = projects.version_of(project)
+    except ModelNotFound:
+        return None
+    return version.id if version is not None else None
 
 
 async def follow_store(parts: Parts) -> None:
@@ -200,6 +316,7 @@ def close(parts: Parts) -> None:
     """End the threads; what was begun is finished, jobs go on where they are at the next start."""
     parts.jobs.stop()
     parts.predictor.close()
+    parts.recorder.close()
     parts.slots.close()
     parts.media.close()
     parts.loop.close()

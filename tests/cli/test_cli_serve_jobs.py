@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from reference.running_server import CONFIG
 from reference.terminal import PICTURE, Terminal, wait
 
 
@@ -78,3 +79,25 @@ def test_no_jobs_leaves_them_to_workers(slowly: Terminal) -> None:
         job = begin(slowly)
         wait(lambda: "done" in slowly.run("jobs", "show", job).stdout)
     assert "worker is ready" in log_of_workers(slowly)
+
+
+def test_a_server_and_a_worker_share_the_jobs_of_one_store(slowly: Terminal) -> None:
+    other = slowly.studio.add_project("roads", CONFIG)
+    slowly.studio.add_tasks(other, ({"image": PICTURE} for _ in range(60)))
+    with slowly.serving():
+        begin(slowly)
+        slowly.run("prelabel", "roads", "--detach")
+        done = slowly.run("worker", "--until-idle")
+        assert done.returncode == 0, done.stderr
+        wait(lambda: slowly.run("jobs", "list").stdout.count("done") == 2)
+    tasks = slowly.studio.state.projects[other].task_ids
+    assert slowly.stored() + [len(slowly.studio.predictions(task)) for task in tasks] == [1] * 120
+
+
+def test_a_listener_does_not_keep_a_server_from_stopping(terminal: Terminal) -> None:
+    with terminal.serving() as (url, process), httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
+        with http.stream("GET", "/api/events") as answer:
+            assert answer.status_code == 200
+            process.send_signal(signal.SIGTERM)
+            assert list(answer.iter_bytes()) == [], "it ends, and is not cut off"
+        assert process.wait(10) == -signal.SIGTERM

@@ -12,8 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
+from labelloop.core.settings import read_settings
+from labelloop.store.db import open_database
+from labelloop.store.lineage import Lineage, Lineages
+from labelloop.store.schema import now
 from reference.running_server import CONFIG, Backend, jpeg
 from reference.tiny_models import Thing, build_v8, ultralytics_metadata
 
@@ -184,3 +189,31 @@ def test_a_bad_file_in_a_folder_does_not_stop_the_good_ones(environment: dict[st
     (folder / "bad.onnx").write_bytes(b"not a model")
     with serving(environment, "--models", str(folder), "--port", "0", cwd=tmp_path) as (url, _):
         assert boxes(url, 1)[0].startswith("good@1.")
+
+
+def test_a_rollback_and_its_history(environment: dict[str, str], tmp_path: Path) -> None:
+    for name in ("cars", "better"):
+        run(environment, "models", "add", detector(tmp_path / f"{name}.onnx"))
+        assert run(environment, "models", "use", "7", name).returncode == 0
+    assert run(environment, "models", "rollback", "7").stdout == "project 7 uses cars@1 again, instead of better@1\n"
+    nothing = run(environment, "models", "rollback", "7")
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert nothing.stderr.startswith("Project 7 has used nothing before cars@1 that is still there.\nChoose one: ")
+    shown = run(environment | {"COLUMNS": "150"}, "models", "history", "7").stdout
+    assert re.search(r"better@1 +│ cars@1 +│.*rolled back.*\n.*cars@1 +│ better +│", shown)
+    assert "Nothing changed yet" in run(environment, "models", "history", "8").stdout
+
+
+def test_a_trained_version_shows_where_it_comes_from(environment: dict[str, str], tmp_path: Path) -> None:
+    run(environment, "models", "add", detector(tmp_path / "cars.onnx"))
+    settings = read_settings(home=Path(environment["LABELLOOP_HOME"]))
+    lineage = Lineage(
+        "cars", 1, 7, "base@1", "ab" * 32, "head", 60.0, "ada", now(), verdict={"sentence": "AP50 0.9: promoted"}
+    )
+    Lineages(open_database(settings)).record(lineage)
+    shown = run(environment, "models", "show", "cars").stdout
+    assert shown.startswith(
+        "# cars@1\n# trained from base@1 by head in 60 s for project 7, asked for by ada\n"
+        f"# data set {'ab' * 32}\n# AP50 0.9: promoted\n"
+    )
+    assert msgspec.yaml.decode(shown)["name"] == "cars", "still a card"

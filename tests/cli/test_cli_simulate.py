@@ -151,7 +151,9 @@ def test_ctrl_c_ends_the_training_and_says_how_to_go_on(run: Run, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_head_trainer_learns_in_a_simulation(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", ["tiny.onnx", "none"])
+def test_a_simulation_with_a_real_trainer(run: Run, tmp_path: Path, start: str) -> None:
+    """`head` from a model, `scratch` from nothing."""
     write_squares(tmp_path / "squares", pictures=24)
     tiny_yolox(tmp_path / "tiny.onnx")
     found = coco.read(tmp_path / "squares/train.json")
@@ -159,7 +161,7 @@ def test_the_head_trainer_learns_in_a_simulation(run: Run, tmp_path: Path) -> No
     rows = tuple(msgspec.structs.replace(row, id=row.id + 1, image_id=row.image_id + 1) for row in found.annotations)
     coco.write(tmp_path / "squares/all.json", coco.Dataset(images, rows, found.categories))
     status, _, wrong = run(
-        "squares/all.json", "--images", "squares/images", "--start", "tiny.onnx", "--seeds", "1", "--budget", "4,8",
+        "squares/all.json", "--images", "squares/images", "--start", start, "--seeds", "1", "--budget", "4,8",
         "--train-steps", "12", "--val-share", "0.3", "-o", "out",
     )  # fmt: skip
     assert status == 0, wrong
@@ -168,3 +170,5 @@ def test_the_head_trainer_learns_in_a_simulation(run: Run, tmp_path: Path) -> No
     assert [name for name, _ in points] == ["uncertainty", "uncertainty", "random", "random", "full"]
     assert points[0] == ("uncertainty", points[2][1]), "the first training is shared"
     assert all(0 <= value <= 1 for _, value in points)
+    trainer = {"tiny.onnx": "head", "none": "scratch"}[start]
+    assert f'"trainer": "{trainer}"' in (tmp_path / "out/plan.json").read_text()

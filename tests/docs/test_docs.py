@@ -41,6 +41,8 @@ from labelloop.core.errors import LabelloopError
 from labelloop.core.metrics import Metrics
 from labelloop.core.settings import table as settings_table
 from labelloop.engines.detect.recognise import FAMILIES
+from labelloop.http.quality import PARAMETERS
+from labelloop.jobs.quality_report import ClassQuality, Mistake, Mistakes, Regions, Report, Tab, VersionQuality
 from labelloop.serving.models import read_card
 
 PACKAGE = Path(labelloop.__file__).parent
@@ -190,6 +192,18 @@ def test_every_error_code_is_on_the_page() -> None:
             yield from tree(child)
 
     assert sorted({spans(row[0])[0] for row in table(DOCS / "api.md", "code")}) == sorted(set(tree(LabelloopError)))
+
+
+def test_every_key_of_the_quality_report_is_on_the_page() -> None:
+    kinds = (Report, VersionQuality, ClassQuality, Regions, Mistakes, Mistake, Tab)
+    there = {field.name for kind in kinds for field in msgspec.structs.fields(kind)}
+    cells = [cell for row in table(DOCS / "api.md", "key") for cell in row]
+    named = {word for cell in cells for span in spans(cell) for word in re.findall(r"\w+", span)}
+    assert named == there | {"overlooked", "swapped", "misplaced"}
+
+
+def test_every_parameter_of_the_quality_report_is_on_the_page() -> None:
+    assert {spans(row[0])[0] for row in table(DOCS / "api.md", "parameter")} == set(PARAMETERS)
 
 
 def test_every_family_is_on_the_page() -> None:

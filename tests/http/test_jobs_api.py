@@ -190,3 +190,21 @@ def test_jobs_stand_on_the_page(backend: Backend, project: int) -> None:
     ended(backend, job["id"])
     page = backend.http.get("/", headers={"Accept": "text/html"}).text
     assert "1 failed" in page
+
+
+def test_a_server_watches_what_it_was_told_to_and_remembers(
+    start: Start, studio: FakeLabelStudio, project: int
+) -> None:
+    known = {"label_studio_url": studio.url, "label_studio_token": studio.token, "watch_interval_s": 0.5}
+
+    def predicted() -> int:
+        return sum(len(studio.predictions(task)) for task in studio.state.projects[project].task_ids)
+
+    first = start(jobs=True, watch=("streets",), **known)
+    first.wait(lambda: predicted() == 11, seconds=40)
+    (row,) = first.parts.store.watches.all()
+    assert (row.project_id, row.kept) == (project, True)
+    first.server.stop()
+    second = start(jobs=True, **known)
+    studio.add_tasks(project, [{"image": PICTURE}] * 2)
+    second.wait(lambda: predicted() == 13, seconds=40)

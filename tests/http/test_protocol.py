@@ -18,6 +18,8 @@ from sqlalchemy import select
 
 from labelloop.core.errors import ModelError
 from labelloop.core.regions import Box, Region
+from labelloop.learning.memory import recall
+from labelloop.learning.pool import Observation
 from labelloop.store import schema
 from labelloop.testing import FakeEngine, FakeLabelStudio
 from reference.running_server import CONFIG, jpeg
@@ -522,3 +524,18 @@ def test_basic_auth(start, headers: dict[str, str], status: int) -> None:
     for method, path in (("GET", "/"), ("POST", "/setup"), ("GET", "/api/models"), ("GET", "/metrics")):
         answer = backend.http.request(method, path, json={} if method == "POST" else None, headers=headers)
         assert answer.status_code == status, path
+
+
+def test_what_is_answered_is_remembered_after_the_answer(start) -> None:
+    backend = start(
+        engine=FakeEngine(lambda _: (Region(Box((8, 8, 40, 30)), "car", 0.9), Region(Box((0, 0, 9, 9)), "car", 0.2)))
+    )
+    version = backend.setup(7)
+    inline = "data:image/jpeg;base64," + base64.b64encode(jpeg()).decode()
+    tasks = [{"id": 1, "data": {"image": inline}}, {"id": 2, "data": {"image": "data:,x"}}, {"data": {"image": inline}}]
+    answer = backend.predict(tasks, project=7).json()
+    assert answer["results"][0]["score"] == pytest.approx(1 - (1 - abs(2 * 0.9 - 1)) ** 2)
+    backend.predict([{"id": 3, "data": {"image": inline}}], project=7, context={"result": []})
+    backend.parts.recorder.flush()
+    (seen,) = backend.parts.store.scores.all(7, version)
+    assert recall(seen) == Observation(1, (0.9,), ("Car",), hidden=0.2)

@@ -17,6 +17,7 @@ from labelloop.core.settings import Settings, read_settings
 from labelloop.engines.base import Engine
 from labelloop.jobs.kinds import Kinds, Running
 from labelloop.jobs.open import Loop, Opener
+from labelloop.learning.acquisition import Acquisition, scorer
 from labelloop.media.load import MediaLoader
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import add_model, open_store
@@ -85,6 +86,7 @@ class Desk:
             media,
             slots,
             self.store.events,
+            score=scorer(Acquisition()),
             metrics=metrics,
             media_metrics=media_metrics,
             media_workers=2,

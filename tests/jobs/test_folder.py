@@ -15,7 +15,7 @@ from labelloop.core.regions import MediaKey, Size
 from labelloop.core.tasks import MediaRef
 from labelloop.formats import coco
 from labelloop.formats.coco import DatasetError
-from labelloop.jobs.folder import Folder, read_folder, write_folder
+from labelloop.jobs.folder import Folder, read_folder, write_folder, write_yolo
 from labelloop.learning.manifest import Drawn, Item, LeftOut, Manifest, Options
 from reference.running_server import jpeg
 
@@ -145,10 +145,25 @@ def test_an_earlier_folder_saves_the_decoding_and_changes_nothing(tmp_path: Path
 
 def test_a_folder_that_is_there_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
-    with pytest.raises(DatasetError, match="exists already"):
+    (tmp_path / "set/mine.txt").write_text("keep")
+    with pytest.raises(DatasetError, match="is there and not empty"):
         write(manifest(item(1)), tmp_path / "set", pictures(1))
     with pytest.raises(DatasetError, match="holds no data set"):
         read_folder(tmp_path / "set")
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "mine.txt"]
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    assert len(write(manifest(item(1)), tmp_path / "set", pictures(1)).manifest.items) == 1
+
+
+def test_a_yolo_folder_is_the_same_data_set(tmp_path: Path) -> None:
+    folder = write(manifest(item(1), item(2, side="val")), tmp_path / "set", pictures(1, 2))
+    write_yolo(folder, tmp_path / "yolo")
+    assert (tmp_path / "yolo/labels/val/2.txt").read_text() == "0 0.250000 0.375000 0.250000 0.250000\n"
+    assert (tmp_path / "yolo/images/train/1.jpg").samefile(folder.path / "images/1.jpg")
+    assert read_folder(tmp_path / "yolo").manifest == folder.manifest
 
 
 def test_progress_counts_every_picture_and_few_are_on_their_way(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from labelloop.core.errors import LabelConfigError
+from labelloop.core.errors import LabelConfigError, LabelStudioError
 from labelloop.jobs import pull as pulling
 from labelloop.jobs.pull import pull
 from labelloop.labelstudio.client import Client
@@ -101,10 +101,38 @@ def test_an_annotation_that_is_not_ours_to_understand_does_not_stop_the_others(
     annotate(studio, other, rectangle(10))
     manifest = pull(client, client.project(project), Options())
     assert [len(item.drawn) for item in manifest.items] == [0, 1]
-    assert (
-        manifest.dropped == (Dropped("other-picture", "", 1), Dropped("no-box", "raw", 1))
-        or sum(d.regions for d in manifest.dropped) == 2
+    assert sum(dropped.regions for dropped in manifest.dropped) == 2
+
+
+def test_a_list_that_leaves_out_what_was_drawn_is_no_list_of_empty_pictures(
+    studio: FakeLabelStudio, client: Client, project: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one,) = studio.add_tasks(project, [{"image": "/a.jpg"}])
+    annotate(studio, one, rectangle(10))
+    tasks, whole = client.tasks, client.task
+
+    def bare(*arguments: Any, **options: Any) -> TaskPage:
+        page = tasks(*arguments, **options)
+        return TaskPage(tuple(row | {"annotations": [{"id": 1, "is_stub": True}]} for row in page.tasks), page.total)
+
+    monkeypatch.setattr(client, "tasks", bare)
+    assert [len(item.drawn) for item in pull(client, client.project(project), Options()).items] == [1]
+    monkeypatch.setattr(client, "task", lambda number: whole(number) | {"annotations": [{"id": 1}]})
+    with pytest.raises(LabelStudioError, match=f"does not say what people drew on task {one}"):
+        pull(client, client.project(project), Options())
+
+
+def test_a_relation_is_no_region(studio: FakeLabelStudio, client: Client, project: int) -> None:
+    (one,) = studio.add_tasks(project, [{"image": "/a.jpg"}])
+    annotate(
+        studio,
+        one,
+        rectangle(10),
+        rectangle(50),
+        {"type": "relation", "from_id": "r10", "to_id": "r50", "direction": "right"},
     )
+    manifest = pull(client, client.project(project), Options())
+    assert (len(manifest.items[0].drawn), manifest.dropped) == (2, ())
 
 
 def test_a_project_without_boxes_says_so(studio: FakeLabelStudio, client: Client) -> None:

@@ -10,6 +10,7 @@ import pytest
 from labelloop.core.errors import LabelStudioRejected
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import item
+from labelloop.labelstudio.records import View
 from labelloop.labelstudio.views import put_tab, remove_tab
 from labelloop.testing import FakeLabelStudio
 
@@ -37,6 +38,19 @@ def project(studio: FakeLabelStudio) -> int:
     return number
 
 
+def ours(client: Client, project: int) -> list[View]:
+    return [view for view in client.views(project) if view.title == TITLE]
+
+
+def test_a_project_without_tabs_gets_the_one_that_shows_everything(client: Client, project: int) -> None:
+    put_tab(client, project, TITLE, ordering=BY_SCORE)
+    put_tab(client, project, "Other", ordering=BY_SCORE)
+    first, *others = client.views(project)
+    assert (first.title, [view.title for view in others]) == ("Default", [TITLE, "Other"])
+    assert "filters" not in first.data
+    assert "tasks:total_annotations" not in first.data["hiddenColumns"]["explore"]
+
+
 def test_a_tab_is_made_once_and_keeps_what_people_set(client: Client, project: int) -> None:
     first = put_tab(client, project, TITLE, ordering=BY_SCORE)
     assert first.title == TITLE
@@ -45,7 +59,7 @@ def test_a_tab_is_made_once_and_keeps_what_people_set(client: Client, project: i
     client.update_view(first, {**first.data, "gridWidth": 7})
     only_cars = {"conjunction": "and", "items": [item("data.kind", "equal", "String", "car")]}
     second = put_tab(client, project, TITLE, ordering=["-tasks:id"], filters=only_cars)
-    (there,) = client.views(project)
+    (there,) = ours(client, project)
     assert there == second
     assert (there.id, there.data["gridWidth"]) == (first.id, 7)
     assert (there.data["ordering"], there.data["filters"]) == (["-tasks:id"], only_cars)
@@ -80,18 +94,19 @@ def test_two_at_the_same_moment_make_one_tab(studio: FakeLabelStudio, client: Cl
             made[0] = client.create_view(project, {"title": TITLE}).id
         return answer()
 
+    client.create_view(project, {"title": "Mine"})
     studio.around = around
     put_tab(client, project, TITLE, ordering=BY_SCORE)
-    (there,) = client.views(project)
+    (there,) = ours(client, project)
     assert (there.id, there.data["ordering"]) == (made[0], BY_SCORE)
 
 
 def test_a_tab_that_label_studio_cannot_show_is_taken_back(client: Client, project: int) -> None:
     with pytest.raises(LabelStudioRejected, match="nonsense"):
         put_tab(client, project, TITLE, ordering=["tasks:nonsense"])
-    assert client.views(project) == []
+    assert ours(client, project) == []
     put_tab(client, project, TITLE, ordering=BY_SCORE)
     with pytest.raises(LabelStudioRejected, match="nonsense"):
         put_tab(client, project, TITLE, ordering=["tasks:nonsense"])
-    (there,) = client.views(project)
+    (there,) = ours(client, project)
     assert there.data["ordering"] == BY_SCORE

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,9 @@ def test_ids_are_unique_across_pictures_and_answers() -> None:
     assert len(everything) == len(set(everything)) == 14
 
 
-@pytest.mark.parametrize(("score", "sent"), [(0.5, 0.5), (7, 1.0), (-1, 0.0), (math.nan, 0.0)])
+@pytest.mark.parametrize(
+    ("score", "sent"), [(0.5, 0.5), (7, 1.0), (-1, 0.0), (math.nan, 0.0), (math.inf, 1.0), (1 / 3, 0.333333333)]
+)
 def test_scores_stay_in_their_range(score: float, sent: float) -> None:
     assert wire.encode_prediction(Prediction(score=score, model="m"), LABELS, task_id=1)["score"] == sent
 
@@ -455,14 +458,17 @@ def test_unknown_fields_and_gaps_in_tasks_are_no_reason_to_fail() -> None:
     assert [(task.id, task.data) for task in tasks] == [(None, {}), (None, {}), (3, {}), (4, {"a": 1})]
 
 
+SAID_AT = datetime(2026, 11, 20, 12, 3, 29, 896742, tzinfo=UTC)
+
+
 @pytest.mark.parametrize(
     ("name", "event"),
     [
-        ("webhook_annotation_created", Event("ANNOTATION_CREATED", 1, (2,), (2,))),
+        ("webhook_annotation_created", Event("ANNOTATION_CREATED", 1, (2,), (2,), (SAID_AT,))),
         ("webhook_start_training", Event("START_TRAINING", 1)),
     ],
 )
-def test_events_keep_ids_only(recordings: dict[str, Any], name: str, event: Event) -> None:
+def test_events_keep_ids_and_moments_only(recordings: dict[str, Any], name: str, event: Event) -> None:
     assert wire.decode_event(json.dumps(recordings[name]["body"]).encode()) == event
 
 

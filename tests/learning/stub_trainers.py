@@ -49,7 +49,8 @@ class Obedient:
             report(Progress(step=step, steps=request.options["steps"], loss=1 / step, message=f"step {step}"))
             if step == request.options.get("wait_at"):
                 self.wait(request, report)
-        (request.out / "model.onnx").write_bytes(b"model")
+        model = Path(options["model"]).read_bytes() if (options := request.options).get("model") else b"model"
+        (request.out / "model.onnx").write_bytes(model)
         return Trained(request.out / "model.onnx", ModelCard(name="m", labels=request.labels), {"done_before": done})
 
     def wait(self, request, report):

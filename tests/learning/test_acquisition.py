@@ -13,13 +13,13 @@ from labelloop.learning.acquisition import (
     aggregate,
     class_weights,
     entropy,
-    item_score,
     least_confidence,
     margin,
     random_uniform,
+    scorer,
     uncertainty,
 )
-from labelloop.learning.pool import Observation, Pool, observe, pool_of, score_of
+from labelloop.learning.pool import Observation, Pool, pool_of, score_of
 
 FORMULAS = {"least_confidence": least_confidence, "margin": margin, "entropy": entropy}
 AGGREGATIONS = ("max", "mean", "sum", "top-k")
@@ -184,11 +184,33 @@ def test_inconsistency_adds_to_doubt() -> None:
     assert (calm, half, full) == pytest.approx((0.1, 0.55, 1.0))
 
 
-def test_item_score_is_low_where_a_person_is_needed() -> None:
-    acquisition = Acquisition("least_confidence", "mean", balance=True)
-    assert item_score(Observation(1, (0.9, 0.9, 0.6), ("car", "car", "bus")), acquisition) == pytest.approx(0.8)
-    assert item_score(Observation(1, hidden=0.28), acquisition) == pytest.approx(0.72)
-    assert item_score(Observation(1), acquisition) == 1.0
+def test_the_score_of_a_prediction_is_low_where_a_person_is_needed() -> None:
+    score = scorer(Acquisition("least_confidence", "mean", balance=True))
+    assert score(regions(0.9, 0.9, 0.6), 0.2) == pytest.approx(0.8)
+    assert score((), 0.28) == pytest.approx(0.72)
+    assert score((), 0.0) == 1.0
+    assert score(regions(None, math.nan, 7.0), 0.0) == pytest.approx(1 - (0 + 1 + 0) / 3)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("strategy", FORMULAS)
+def test_the_score_of_a_prediction_is_what_the_pool_says(strategy: str, aggregation: str) -> None:
+    acquisition = Acquisition(strategy, aggregation, top_k=4)
+    score, rng = scorer(acquisition), np.random.default_rng(7)
+    drawn = [regions(*rng.random(count)) for count in (1, 2, 3, 4, 5, 80)]
+    pool = pool_of(
+        Observation(task, tuple(map(score_of, row)), ("car",) * len(row), hidden=0.4) for task, row in enumerate(drawn)
+    )
+    assert [score(row, 0.4) for row in drawn] == pytest.approx((1 - uncertainty(pool, acquisition)).tolist())
+
+
+def test_a_random_number_is_no_score() -> None:
+    with pytest.raises(LabelloopError, match="order a project"):
+        scorer(Acquisition("random"))
+
+
+def regions(*scores: float | None) -> tuple[Region, ...]:
+    return tuple(Region(Box((0, 0, 1, 1)), "car", score) for score in scores)
 
 
 @pytest.mark.parametrize(
@@ -206,15 +228,8 @@ def test_what_does_not_exist_names_what_does(wrong: dict[str, object], hint: str
         Acquisition(**wrong)
 
 
-def test_observe_parts_what_is_drawn_from_what_is_hidden() -> None:
-    def region(score: float | None, label: str | None = "car") -> Region:
-        return Region(Box((0, 0, 1, 1)), label, score)
-
-    regions = (region(0.9), region(0.2), region(0.28), region(None, None), region(math.nan), region(1.2))
-    seen = observe(5, regions, drawn=lambda r: r.score is None or r.score >= 0.3, inconsistency=0.25)
-    assert seen == Observation(5, (0.9, 1.0, 1.0), ("car", "", "car"), hidden=0.28, inconsistency=0.25)
-    assert [score_of(r) for r in regions[3:]] == [1.0, 0.0, 1.0]
-    assert observe(6, (), drawn=bool) == Observation(6)
+def test_scores_of_regions_without_a_number() -> None:
+    assert [score_of(region) for region in regions(None, math.nan, 1.2, -1.0)] == [1.0, 0.0, 1.0, 0.0]
 
 
 def test_pool_reads_observations_once() -> None:

@@ -17,13 +17,13 @@ from labelloop.learning.trainers.cut import Cut, find_cut, find_head
 from labelloop.learning.trainers.families import FAMILIES, LastLayers, located
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
 from labelloop.learning.trainers.onnx_torch import open_session
-from reference.tiny_networks import SIDE, Writer, tiny_nanodet, tiny_yolox
+from reference.tiny_networks import SIDE, Writer, tiny_nanodet, tiny_v8, tiny_yolox
 
 REAL = {
     "yolox_nano_416": ("yolox", 416, ("781", "841", "886")),
     "nanodet_m_320": ("nanodet", 320, ("528", "743", "846")),
 }
-TINY = {"yolox": tiny_yolox, "nanodet": tiny_nanodet}
+TINY = {"yolox": tiny_yolox, "nanodet": tiny_nanodet, "ultralytics-v8": tiny_v8}
 
 
 def real(shared: Path, file: str) -> tuple[OnnxGraph, str]:
@@ -98,8 +98,8 @@ def test_real_layers_are_found_by_the_columns_they_make(shared: Path, file: str)
 @pytest.mark.parametrize("chosen", [(2,), (3, 0, 0, 1, 2, 1, 0)], ids=["fewer classes", "more classes"])
 @pytest.mark.parametrize(
     ("family", "more"),
-    [("yolox", {}), ("nanodet", {}), ("nanodet", {"opset": 13})],
-    ids=["yolox", "nanodet", "split-13"],
+    [("yolox", {}), ("nanodet", {}), ("nanodet", {"opset": 13}), ("ultralytics-v8", {})],
+    ids=["yolox", "nanodet", "split-13", "v8"],
 )
 def test_new_class_rows_make_new_class_columns_and_nothing_else(
     tmp_path: Path, family: str, more: dict[str, int], chosen: tuple[int, ...]
@@ -111,11 +111,10 @@ def test_new_class_rows_make_new_class_columns_and_nothing_else(
     onnx.checker.check_model(after.model, full_check=True)
     pictures = np.random.default_rng(0).normal(size=(3, 3, SIDE, SIDE)).astype(np.float32)
     for output, old, new in zip(before.outputs, run(before, pictures), run(after, pictures), strict=True):
-        first = 5 if family == "yolox" else 0
-        if output.startswith("dis"):
-            wanted = old
-        else:
-            wanted = np.concatenate([old[..., :first], old[..., first:][..., list(chosen)]], axis=-1)
+        axis = 1 if output == "output0" else 2
+        first = {"output": 5, "output0": 4}.get(output, 0)
+        kept = list(range(first)) + [first + place for place in chosen]
+        wanted = old if output.startswith("dis") else old.take(kept, axis=axis)
         np.testing.assert_allclose(new, wanted, atol=1e-5)
         assert after.shapes[output] == (None, *wanted.shape[1:])
 
@@ -140,6 +139,19 @@ def test_classes_that_cannot_be_followed_are_refused(tmp_path: Path) -> None:
     graph = read_graph(net.write(tmp_path / "m.onnx", {"output": (1, 4, SIDE, SIDE)}), size_wh=(SIDE, SIDE))
     with pytest.raises(ModelError, match="Softmax"):
         layers_of(graph, "output", Span(1, 0, 4))
+
+
+def test_strides_that_share_one_class_layer(tmp_path: Path) -> None:
+    net = Writer()
+    first, second = (net.conv("images", 3, 4, size=3, stride=stride) for stride in (1, 2))
+    net.nodes[-1].input[1:] = net.nodes[-2].input[1:]
+    rows = [net.reshape(one, 1, 4, cells) for one, cells in ((first, SIDE**2), (second, SIDE**2 // 4))]
+    net.node("Sigmoid", [net.node("Concat", rows, axis=2)], output="output")
+    graph = read_graph(net.write(tmp_path / "m.onnx", {"output": (1, 4, SIDE**2 * 5 // 4)}), size_wh=(SIDE, SIDE))
+    last = layers_of(graph, "output", Span(1, 0, 4))
+    assert last[0].weights == last[1].weights
+    replace_classes(graph, last, [[graph.constants[name][:2] for name in one.weights] for one in last])
+    assert run(graph, np.zeros((1, 3, SIDE, SIDE), np.float32))[0].shape == (1, 2, SIDE**2 * 5 // 4)
 
 
 def test_slices_before_and_behind_the_classes_follow(tmp_path: Path) -> None:

@@ -350,3 +350,4 @@ def test_as_coco_has_the_labels_in_order_and_empty_pictures() -> None:
     assert {image.task_id for one in both for image in one.images} == set(range(1, 41))
     assert sum(len(one.annotations) for one in both) == 20
     assert {a.category_id for one in both for a in one.annotations} == {3}
+    assert len({a.id for one in both for a in one.annotations}) == 20

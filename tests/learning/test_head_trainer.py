@@ -28,9 +28,9 @@ from labelloop.learning.trainers.full import FullTrainer
 from labelloop.learning.trainers.head import HeadTrainer
 from labelloop.learning.trainers.onnx_graph import read_graph
 from reference.belt import LABELS, write_squares
-from reference.tiny_networks import SIDE, tiny_nanodet, tiny_yolox
+from reference.tiny_networks import SIDE, tiny_nanodet, tiny_v8, tiny_yolox
 
-TINY = {"yolox": tiny_yolox, "nanodet": tiny_nanodet}
+TINY = {"yolox": tiny_yolox, "nanodet": tiny_nanodet, "ultralytics-v8": tiny_v8}
 QUICK = {"max_steps": 12, "batch": 4}
 
 
@@ -62,7 +62,7 @@ def picture_of(asked: TrainRequest, number: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("family", TINY)
 @pytest.mark.parametrize(
     ("trainer", "part"),
-    [(HeadTrainer, "neck"), (HeadTrainer, "head"), (FullTrainer, "auto")],
+    [(HeadTrainer, "neck"), (HeadTrainer, "head"), (FullTrainer, "neck")],
     ids=["neck", "head", "full"],
 )
 def test_a_short_run_learns_and_leaves_a_file_that_is_served(
@@ -83,14 +83,17 @@ def test_a_short_run_learns_and_leaves_a_file_that_is_served(
 
 @pytest.mark.slow
 def test_it_finds_the_squares(tmp_path: Path) -> None:
-    asked = request(tmp_path, options={"max_steps": 400, "batch": 8, "rate": 1e-2, "class_rate": 1e-2})
+    """All weights, from noise: the best region of each label lies on the square of that label."""
+    asked = request(tmp_path, options={"max_steps": 400, "batch": 8, "rate": 3e-3, "class_rate": 3e-3})
     trained = FullTrainer().train(asked, ignore)
-    truth = json.loads((asked.data / "train.json").read_text())
-    wanted = {LABELS[one["category_id"]]: one["bbox"] for one in truth["annotations"] if one["image_id"] == 0}
-    for label, (left, top, width, height) in wanted.items():
-        best = next(region for region in served(trained, picture_of(asked)) if region.label == label)
+    overlaps = []
+    for one in json.loads((asked.data / "train.json").read_text())["annotations"]:
+        left, top, width, height = one["bbox"]
+        label, found = LABELS[one["category_id"]], served(trained, picture_of(asked, one["image_id"]))
+        best = next((region.shape.xyxy for region in found if region.label == label), (0, 0, 0, 0))
         drawn = np.array([[left, top, left + width, top + height]], np.float64)
-        assert iou(np.array([best.shape.xyxy]), drawn)[0, 0] > 0.5
+        overlaps.append(iou(np.array([best], np.float64), drawn)[0, 0])
+    assert np.mean(overlaps) > 0.7
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_time_ends_a_run_too(tmp_path: Path) -> None:
     assert trained.model.is_file()
 
 
-@pytest.mark.parametrize(("family", "weight", "bias"), [("yolox", 0.0, 2.0), ("nanodet", None, -1.0)])
+@pytest.mark.parametrize(("family", "weight", "bias"), [("yolox", 0.0, 0.0), ("nanodet", None, -1.0)])
 def test_labels_that_the_model_knows_keep_their_rows(
     tmp_path: Path, family: str, weight: float | None, bias: float
 ) -> None:
@@ -200,6 +203,19 @@ def test_what_it_cannot_do_it_says(tmp_path: Path, change: dict[str, Any], why: 
     with pytest.raises(LabelloopError):
         HeadTrainer().train(asked, ignore)
     assert HeadTrainer().refuses(request(tmp_path)) is None
+
+
+def test_a_run_that_diverges_says_so(tmp_path: Path) -> None:
+    with pytest.raises(TrainerFailed, match="diverged"):
+        HeadTrainer().train(request(tmp_path, options=QUICK | {"rate": 1e30, "class_rate": 1e30}), ignore)
+
+
+def test_the_cut_can_be_named(tmp_path: Path) -> None:
+    found = open_detector(request(tmp_path), part="neck").cut
+    assert found is not None
+    HeadTrainer().train(request(tmp_path, options=QUICK | {"cut": list(found.values)}), ignore)
+    with pytest.raises(ModelError, match="end of the backbone"):
+        HeadTrainer().train(request(tmp_path, options=QUICK | {"cut": list(reversed(found.values))}), ignore)
 
 
 def test_an_option_that_is_misspelt_is_named(tmp_path: Path) -> None:

@@ -7,12 +7,10 @@ from labelloop.core.errors import LabelloopError
 from labelloop.learning.acquisition import Acquisition
 from labelloop.learning.pool import Observation, Pool, pool_of
 from labelloop.learning.select import (
-    MOST_RANKED,
     Diversity,
     Ranking,
     diversified,
     rank,
-    rank_to_scores,
     shortlist,
 )
 
@@ -222,30 +220,6 @@ def test_embeddings_must_belong_to_the_shortlist() -> None:
         diversified(rank(seen, ENTROPY), Diversity(4), embeddings=np.zeros((3, 2)), keys=seen.task_ids)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 1000, MOST_RANKED])
-def test_scores_keep_the_rank(count: int) -> None:
-    order = np.random.default_rng(5).permutation(count)
-    scores = rank_to_scores(order)
-    along = scores[order]
-    assert ((along > 0) & (along < 1)).all()
-    assert (np.diff(along) > 0).all()
-    assert (np.diff(along.astype(np.float32)) > 0).all()
-    assert (along.astype(np.float32) < 1).all()
-    three_times = (along + along + along) / 3  # a task with three predictions of one version
-    assert (np.diff(three_times) > 0).all()
-
-
-def test_scores_are_short_in_json() -> None:
-    assert rank_to_scores(np.array([2, 0, 1])).tolist() == [0.5, 0.75, 0.25]
-    assert max(len(repr(float(score))) for score in rank_to_scores(np.arange(7))) <= 9
-
-
-@pytest.mark.parametrize("order", [[0, 0], [1, 2], [0, -1]], ids=["twice", "beyond", "negative"])
-def test_a_rank_given_twice_is_an_error(order: list[int]) -> None:
-    with pytest.raises(ValueError, match="permutation"):
-        rank_to_scores(np.array(order))
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -253,7 +227,6 @@ def test_a_rank_given_twice_is_an_error(order: list[int]) -> None:
         pytest.param(lambda: Diversity(5, pool_factor=0.5), "at least 1", id="pool smaller than budget"),
         pytest.param(lambda: Diversity(5, method="kcenter"), "'k-center'", id="unknown method"),
         pytest.param(lambda: rank(many(1, 1), ENTROPY, empty_quota=1.0), "below 1", id="quota of all"),
-        pytest.param(lambda: rank_to_scores(np.arange(MOST_RANKED + 1)), "in parts", id="too many"),
     ],
 )
 def test_what_cannot_be_says_what_can(call: object, message: str) -> None:

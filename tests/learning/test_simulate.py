@@ -240,5 +240,5 @@ def test_what_the_trainer_has_against_it_is_said_before_any_work(desk: Desk) -> 
     base = desk.folder / "base.json"
     base.write_text("3")
     with pytest.raises(TrainerRefused, match="It begins with nothing"):
-        desk.simulation(start=(base, ModelCard(name="b", engine="plain", labels=("part",))))
+        desk.simulation(start=(base, ModelCard(name="b", engine="plain", labels=("part",)))).check()
     assert desk.trainings == []

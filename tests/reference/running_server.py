@@ -29,6 +29,7 @@ class Backend:
     def __init__(self, server: LoopbackServer, parts: Parts, engine: FakeEngine, home: Path) -> None:
         self.home = home
         self.url = server.url
+        self.server = server
         self.parts = parts
         self.engine = engine
         self.http = httpx.Client(base_url=server.url, timeout=30, trust_env=False)

@@ -1,6 +1,6 @@
 """Detectors with a real, very small network: backbone, feature pyramid and head of random weights, 64 x 64 pixels.
 
-Written as the exports of the two families are written, batch fixed to 1 included. They know nothing; they can learn.
+Written as the exports of the three families are written, batch fixed to 1 included. They know nothing; they can learn.
 """
 
 from __future__ import annotations
@@ -92,6 +92,31 @@ def tiny_yolox(path: Path, *, classes: int = 4) -> Path:
         rows.append(net.reshape(joined, 1, 5 + classes, (SIDE // stride) ** 2))
     net.node("Transpose", [net.node("Concat", rows, axis=2)], perm=[0, 2, 1], output="output")
     return net.write(path, {"output": (1, 84, 5 + classes)})
+
+
+def tiny_v8(path: Path, *, classes: int = 4) -> Path:
+    """`output0` [1, 4 + classes, 84], boxes decoded in the graph from distributions over 4 distances (theirs have 16, for
+    pictures of 640 pixels)."""
+    net, rows, bins = Writer(opset=17), [], 4
+    for x in (value for _, value in sorted(net.pyramid("images").items())):
+        both = net.node("Concat", [net.conv(x, WIDTH, 4 * bins), net.conv(x, WIDTH, classes, bias=-2.0)], axis=1)
+        rows.append(net.reshape(both, 1, 4 * bins + classes, -1))
+    joined = net.node("Concat", rows, axis=2)
+    net.nodes.append(
+        helper.make_node("Split", [joined, net.constant(np.array([4 * bins, classes]))], ["d", "c"], axis=1)
+    )
+    sides = net.node("Transpose", [net.reshape("d", 1, 4, bins, 84)], perm=[0, 2, 1, 3])
+    mean = net.constant(np.arange(bins, dtype=np.float32).reshape(1, bins, 1, 1))
+    distances = net.reshape(net.node("Conv", [net.node("Softmax", [sides], axis=1), mean]), 1, 4, 84)
+    cells = [(x + 0.5, y + 0.5, s) for s in (8, 16, 32) for y in range(SIDE // s) for x in range(SIDE // s)]
+    table = np.array(cells, np.float32).T
+    anchors, strides = net.constant(table[None, :2]), net.constant(table[None, 2:])
+    net.nodes.append(helper.make_node("Split", [distances, net.constant(np.array([2, 2]))], ["lt", "rb"], axis=1))
+    first, last = net.node("Sub", [anchors, "lt"]), net.node("Add", [anchors, "rb"])
+    middle = net.node("Div", [net.node("Add", [first, last]), net.constant(np.array(2, np.float32))])
+    box = net.node("Concat", [middle, net.node("Sub", [last, first])], axis=1)
+    net.node("Concat", [net.node("Mul", [box, strides]), net.node("Sigmoid", ["c"])], axis=1, output="output0")
+    return net.write(path, {"output0": (1, 4 + classes, 84)})
 
 
 def tiny_nanodet(path: Path, *, classes: int = 4, opset: int = 11) -> Path:

@@ -26,6 +26,7 @@ from labelloop.store import db, schema
 from labelloop.store.artifacts import Artifacts
 from labelloop.store.events import Events
 from labelloop.store.registry import Registry
+from labelloop.store.scores import Scores, Seen
 
 pytest.importorskip("psycopg")
 
@@ -171,3 +172,19 @@ def test_what_an_annotator_waits_for_gives_up_soon(engine: sa.Engine) -> None:
             kept.record(Event("ANNOTATION_CREATED", 1))
         assert time.monotonic() - begun < db.IMPATIENT_S + 1.5
     kept.record(Event("ANNOTATION_CREATED", 1))
+
+
+def test_predictions_of_the_same_tasks_are_remembered_by_several_at_once(engine: sa.Engine) -> None:
+    scores, together = Scores(engine), threading.Barrier(4)
+
+    def remember(writer: int) -> None:
+        tasks = [*range(300), *range(300)]  # a task twice
+        together.wait(10)
+        for _ in range(5):
+            scores.put(1, "cars@1", [Seen(task, b"%d" % writer) for task in tasks[:: -1 if writer % 2 else 1]])
+            scores.set_embeddings(1, "cars@1", dict.fromkeys(tasks[::-1], b"e"))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(remember, range(4)))
+    assert [seen.task_id for seen in scores.all(1, "cars@1")] == list(range(300))
+    assert scores.forget(1, keep=()) == 300

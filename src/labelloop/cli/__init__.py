@@ -7,15 +7,20 @@ import sys
 import typer
 
 from labelloop.cli.connect import connect
+from labelloop.cli.dataset import app as dataset_app
 from labelloop.cli.demo import demo
 from labelloop.cli.doctor import doctor
 from labelloop.cli.jobs import app as jobs_app
+from labelloop.cli.loop import loop, train
 from labelloop.cli.models import app as models_app
+from labelloop.cli.order import order
 from labelloop.cli.prelabel import prelabel
+from labelloop.cli.quality import quality
 from labelloop.cli.runtimes import app as runtimes_app
 from labelloop.cli.serve import serve
 from labelloop.cli.simulate import simulate
 from labelloop.cli.video import app as video_app
+from labelloop.cli.watch import watch
 from labelloop.cli.worker import worker
 from labelloop.core.errors import LabelloopError
 
@@ -51,8 +56,14 @@ app.command()(connect)
 app.command()(doctor)
 app.command()(demo)
 app.command()(prelabel)
+app.command()(order)
+app.command()(watch)
+app.command()(loop)
+app.command()(train)
+app.command()(quality)
 app.command()(worker)
 app.command()(simulate)
+app.add_typer(dataset_app, name="dataset")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(runtimes_app, name="runtimes")

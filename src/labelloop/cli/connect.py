@@ -72,13 +72,15 @@ def connect(
 
 def _assign(client: Client, registry: Registry, settings: Settings, model: str, project: str, url: str | None) -> str:
     """Make `model` (a file is added to the registry) serve the project, before Label Studio asks for its version."""
+    from labelloop.cli.models import person
     from labelloop.connection.backend import BackendProbe, wait_for_model
     from labelloop.serving.models import default_model
 
     found = client.find_project(project)
     spec = default_model(registry, model, settings)
     # A name alone follows the newest version; NAME@VERSION stays where it is.
-    version = registry.bind(found.id, spec if "@" in model else spec.partition("@")[0], reason="labelloop connect")
+    target = spec if "@" in model else spec.partition("@")[0]
+    version = registry.bind(found.id, target, reason="labelloop connect", by=person())
     wait_for_model(BackendProbe(url or own_url(settings), basic_auth=basic_auth(settings)), version.id)
     return f"{version.id} serves project {found.id} ({found.title})."
 

@@ -1,4 +1,4 @@
-"""`labelloop models`: add, list, show, remove, use."""
+"""`labelloop models`: add, list, show, remove, use, rollback, history."""
 
 from __future__ import annotations
 
@@ -74,14 +74,18 @@ def list_models() -> None:
 
 @app.command()
 def show(model: str = typer.Argument(help="NAME or NAME@VERSION")) -> None:
-    """The model card of a version, as YAML."""
+    """The model card of a version, as YAML; above it where a trained version comes from."""
     import msgspec
 
     from labelloop.core.settings import read_settings
-    from labelloop.serving.models import open_registry
+    from labelloop.serving.models import open_store
+    from labelloop.store.lineage import Lineages
 
-    version = open_registry(read_settings()).catalogue().find(model)
-    typer.echo(f"# {version.id}")
+    store = open_store(read_settings())
+    version = store.registry.catalogue().find(model)
+    lineage = Lineages(store.engine).of(version.name, version.number)
+    for line in [version.id, *(lineage.summary if lineage else [])]:
+        typer.echo(f"# {line}")
     typer.echo(msgspec.yaml.encode(version.card).decode(), nl=False)
 
 
@@ -104,5 +108,45 @@ def use(
     from labelloop.core.settings import read_settings
     from labelloop.serving.models import open_registry
 
-    version = open_registry(read_settings()).bind(project, model)
+    version = open_registry(read_settings()).bind(project, model, by=person())
     typer.echo(f"project {project} uses {version.id}")
+
+
+@app.command()
+def rollback(project: int = typer.Argument(help="Project id in Label Studio")) -> None:
+    """Put back what served a project before; again, and it goes further back. Running servers follow within two
+    seconds."""
+    from labelloop.core.settings import read_settings
+    from labelloop.serving.models import open_registry
+
+    move = open_registry(read_settings()).rollback(project, by=person())
+    typer.echo(f"project {project} uses {move.target} again, instead of {move.source}")
+
+
+@app.command()
+def history(project: int = typer.Argument(help="Project id in Label Studio")) -> None:
+    """Which models a project used, newest first, and why they changed."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from labelloop.core.settings import read_settings
+    from labelloop.serving.models import open_registry
+
+    moves = open_registry(read_settings()).history(project)
+    if not moves:
+        typer.echo(f"Nothing changed yet in what project {project} uses.")
+        return
+    table = Table("At (UTC)", "From", "To", "By", "Why")
+    for move in moves:
+        table.add_row(f"{move.at:%Y-%m-%d %H:%M:%S}", move.source or "", move.target, move.by, move.reason)
+    Console().print(table)
+
+
+def person() -> str:
+    """Who runs this command, for the history; empty where the system does not know."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container whose user has no name
+        return ""

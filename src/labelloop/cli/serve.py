@@ -27,6 +27,9 @@ def serve(
         None, help="Password that callers must send. Visible in the process list; LABELLOOP_BASIC_AUTH_PASS is not."
     ),
     jobs: bool = typer.Option(None, "--jobs/--no-jobs", help="Run background jobs in this process (default: yes)."),
+    watch: list[str] = typer.Option(
+        None, help="Project to watch, id or title; may be repeated, and is remembered (labelloop watch --forget)."
+    ),
     log_level: str = typer.Option(None, help="debug, info, warning or error (default: info)."),
 ) -> None:
     """Serve models to Label Studio."""
@@ -49,6 +52,7 @@ def serve(
         basic_auth_user=basic_auth_user,
         basic_auth_pass=basic_auth_pass,
         jobs=jobs,
+        watch=tuple(watch) if watch else None,
         log_level=log_level,
     )
     # Threads that decode and infer hand over to the event loop through the interpreter's lock; at the default of 5 ms

@@ -84,8 +84,9 @@ def simulate(
         times=parse_times(times),
     )
     machine = Machine(settings.threads or cpu_threads(), _device(settings))
-    # made once before any work too: what cannot be played is said before a folder is begun
-    Simulation(plan, Pictures(manifest, images, settings.media_max_pixels), out, start=base, machine=machine)
+    # what cannot be played is said before a folder is begun
+    asked = Pictures(manifest, images, settings.media_max_pixels)
+    Simulation(plan, asked, out, start=base, machine=machine).check()
     _open_folder(out, resume)
     begin(out, plan)
     stored = _stored(manifest, out / PICTURES, settings)

@@ -196,6 +196,12 @@ class JobNotFound(JobError):
     code = "job-not-found"
 
 
+class LoopNotFound(JobError):
+    """The project has no learning loop."""
+
+    code = "loop-not-found"
+
+
 class JobLost(JobError):
     """Another worker took this job over: it believed that we were dead."""
 

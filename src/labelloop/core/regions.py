@@ -121,13 +121,14 @@ class Prediction(msgspec.Struct, frozen=True):
     """Everything that one model version says about one task.
 
     `sizes` gives the upright size of each picture a region refers to. `model` is "name@version". `score` in
-    [0, 1] says how little a person needs to look at this task; ascending order is most uncertain first. With
-    an `error` the item failed and its neighbours did not; regions found on other pictures of the same
-    task are kept.
+    [0, 1] says how little a person needs to look at this task; ascending order is most uncertain first. `hidden`
+    in [0, 1] is the best score that no threshold let through: the model nearly saw something. With an `error` the item
+    failed and its neighbours did not; regions found on other pictures of the same task are kept.
     """
 
     regions: tuple[Region, ...] = ()
     sizes: Mapping[MediaKey, Size] = {}
     model: str = ""
     score: float = 0.0
+    hidden: float = 0.0
     error: ItemError | None = None

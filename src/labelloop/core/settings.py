@@ -266,6 +266,17 @@ class Settings(BaseModel):
     jobs: bool = Field(
         True, validation_alias=_names("jobs"), description="Run background jobs inside `labelloop serve`."
     )
+    watch: Names = Field(
+        (),
+        validation_alias=_names("watch"),
+        description="Projects that `labelloop serve` watches, ids or titles, comma separated; remembered in the store.",
+    )
+    watch_interval_s: float = Field(
+        5.0,
+        ge=0.5,
+        validation_alias=_names("watch_interval_s"),
+        description="Time between two looks at a watched project.",
+    )
     patience_s: float = Field(
         86_400.0,
         gt=0,
@@ -285,6 +296,68 @@ class Settings(BaseModel):
         le=500,
         validation_alias=_names("import_size"),
         description="Most predictions in one import of a job; less where a proxy limits request bodies.",
+    )
+
+    # learning
+    val_share: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        validation_alias=_names("val_share"),
+        description="Share of the annotated tasks that is held out from training; more moves tasks one way only.",
+    )
+    split_salt: str = Field(
+        "",
+        validation_alias=_names("split_salt"),
+        description="Another text deals the tasks to training and held-out data anew. Old models have then seen both.",
+    )
+    annotators: Annotated[Literal["ground_truth", "latest", "consensus"], BeforeValidator(_lower)] = Field(
+        "ground_truth",
+        validation_alias=_names("annotators"),
+        description="Whose word counts on a task that several people annotated.",
+    )
+    promote: Annotated[Literal["auto", "always", "never", "ask"], BeforeValidator(_lower)] = Field(
+        "auto",
+        validation_alias=_names("promote"),
+        description="When a trained model goes live: if it is better (auto), always, never, or if told to (ask).",
+    )
+    promote_metric: Literal["AP50", "AP"] = Field(
+        "AP50",
+        validation_alias=_names("promote_metric"),
+        description="What better means: average precision at IoU 0.5, or the mean over 0.5 to 0.95.",
+    )
+    promote_margin: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        validation_alias=_names("promote_margin"),
+        description="By how much a trained model must be better on the held-out pictures.",
+    )
+    promote_confidence: float = Field(
+        0.9,
+        ge=0.5,
+        le=1,
+        validation_alias=_names("promote_confidence"),
+        description="In which share of 1,000 resamples of the held-out pictures it must be better.",
+    )
+    promote_min_pictures: int = Field(
+        5,
+        ge=1,
+        validation_alias=_names("promote_min_pictures"),
+        description="Held-out pictures below which nothing can be told and nothing is promoted.",
+    )
+    promote_min_boxes: int = Field(
+        10, ge=1, validation_alias=_names("promote_min_boxes"), description="The same for boxes on them."
+    )
+    acquisition: Literal["least_confidence", "margin", "entropy"] = Field(
+        "margin",
+        validation_alias=_names("acquisition"),
+        description="How doubtful a region is; gives every prediction its score, and `labelloop order` its default.",
+    )
+    aggregation: Literal["max", "mean", "sum", "top-k"] = Field(
+        "top-k",
+        validation_alias=_names("aggregation"),
+        description="How the doubts of a picture's regions become one number; top-k is the mean of the three largest.",
     )
 
     @field_validator("host")

@@ -63,3 +63,5 @@ class Event(msgspec.Struct, frozen=True):
     project_id: int | None
     task_ids: tuple[int, ...] = ()
     annotation_ids: tuple[int, ...] = ()
+    updated_at: tuple[datetime | None, ...] = ()
+    """Label Studio's own moments of these annotations, in their order; empty where it says none."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from labelloop.core.cards import ModelCard
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Region, Size
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -48,6 +52,16 @@ class Engine(Protocol):
 
         Everything above a low threshold is returned; the label map applies the project's own threshold.
         """
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """What an Engine may offer besides: where its pictures lie among each other, as the model sees them. Without it
+    `labelloop order --diverse` falls back on colours and edges (learning/features)."""
+
+    def embed(self, batch: Sequence[Any]) -> NDArray[np.float32]:
+        """Vectors [n, d] of `n` prepared items, by whose Euclidean distances pictures are alike or not; `d` is the same
+        for all. Called from several threads at a time, as `prepare` is."""
 
 
 class EngineFactory(Protocol):

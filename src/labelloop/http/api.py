@@ -15,7 +15,7 @@ from starlette.routing import Route
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
 from labelloop.http.edge import read_body, reply
-from labelloop.http.queries import number_in
+from labelloop.http.queries import number_in, project_in
 from labelloop.labelstudio import wire
 from labelloop.serving.projects import Projects, View
 from labelloop.serving.slots import Slots
@@ -72,7 +72,7 @@ class Api:
         return reply({"projects": self.list_projects()})
 
     async def project(self, request: Request) -> Response:
-        number = _project_id(request)
+        number = project_in(request)
         found = [row for row in self.list_projects() if row["id"] == number]
         if not found:
             return reply(
@@ -92,7 +92,7 @@ class Api:
         spec = wire.decode_object(await read_body(request, limit=10_000)).get("model")
         if not isinstance(spec, str) or not spec:
             raise wire.BadRequest('Send {"model": "NAME"} or {"model": "NAME@VERSION"}.')
-        number = _project_id(request)
+        number = project_in(request)
         version = await asyncio.to_thread(self._assign, number, spec[:MAX_SPEC])
         await asyncio.to_thread(self._projects.refresh)
         return reply({"project": number, "model": version.id})
@@ -136,13 +136,6 @@ class Api:
             "classes_without_label": view.label_map.unmapped if view else (),
             "labels_without_class": view.label_map.unfilled if view else (),
         }
-
-
-def _project_id(request: Request) -> int:
-    number: int = request.path_params["project"]
-    if number >= 2**63:
-        raise wire.BadRequest("There is no project with so large a number.")
-    return number
 
 
 async def _receive(request: Request, path: Path) -> None:

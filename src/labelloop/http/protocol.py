@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from labelloop.core.regions import Prediction
 from labelloop.core.settings import Settings
 from labelloop.core.tasks import Event, Task
 from labelloop.http.edge import Answer, read_body, reply
+from labelloop.jobs.training import Training
 from labelloop.labelstudio import wire
 from labelloop.labelstudio.config import parse_config
 from labelloop.serving.origins import Origins
@@ -24,6 +25,7 @@ from labelloop.serving.predict import Predictor, failed
 from labelloop.serving.projects import NO_MODEL, Projects, View, unassigned
 from labelloop.serving.stage import Priority
 from labelloop.store.events import Events
+from labelloop.store.loops import START
 
 log = structlog.get_logger(__name__)
 
@@ -46,14 +48,18 @@ ACTIONS = frozenset(
         "TASKS_CREATED",
         "TASKS_DELETED",
         "PROJECT_UPDATED",
-        "START_TRAINING",
+        START,
     }
 )
 """Known actions; others are counted together, so that a stranger cannot grow our metrics without bound."""
 
 
+Note = Callable[[Sequence[Task], Sequence[Prediction], View], None]
+
+
 class Protocol:
-    """The calls that Label Studio makes, of this release and of old ones."""
+    """The calls that Label Studio makes, of this release and of old ones. `note` is told what was answered for good; it
+    returns at once."""
 
     def __init__(
         self,
@@ -62,14 +68,19 @@ class Protocol:
         predictor: Predictor,
         origins: Origins,
         events: Events,
+        training: Training,
         metrics: Metrics,
+        *,
+        note: Note,
     ) -> None:
         self._settings = settings
         self._projects = projects
         self._predictor = predictor
         self._origins = origins
         self._events = events
+        self._training = training
         self._metrics = metrics
+        self._note = note
 
     def routes(self) -> list[Route]:
         return [
@@ -126,6 +137,8 @@ class Protocol:
             deadline_s=self._settings.predict_deadline_s,
             prompt=prompt,
         )
+        if prompt is None:  # what a smart tool shows is about its prompt
+            self._note(tasks, predictions, view)
         if sum(len(prediction.regions) for prediction in predictions) <= ENCODED_AT_ONCE:
             return self._encode(predictions, view, tasks, interactive=prompt is not None)
         # a large answer takes seconds to write, and the event loop has others to answer meanwhile
@@ -154,7 +167,7 @@ class Protocol:
     async def train(self, request: Request) -> Response:
         """Label Studio before webhooks sent all annotations along; we fetch what we need ourselves."""
         event = wire.decode_event(await read_body(request, limit=MAX_BODY))
-        return await self._record(msgspec.structs.replace(event, action="START_TRAINING"))
+        return await self._record(msgspec.structs.replace(event, action=START))
 
     async def _record(self, event: Event) -> Response:
         self._metrics.events.labels(event.action if event.action in ACTIONS else "other").inc()
@@ -164,7 +177,21 @@ class Protocol:
             log.error("event lost", action=event.action, project=event.project_id, error=f"{type(error).__name__}")
             return reply({"error": "store", "message": "The event could not be stored."}, status=503)
         log.info("event", action=event.action, project=event.project_id, number=number)
-        return reply({"status": "recorded", "job": str(number)}, status=201)
+        if event.action == START and number:
+            return await self._answer_start(event, number)
+        return reply({"status": "recorded" if number else "known", "job": str(number or "")}, status=201)
+
+    async def _answer_start(self, event: Event, number: int) -> Response:
+        """What comes of a press on Start Training. It is recorded, so training begins even if this answer is late."""
+        try:
+            asked = await asyncio.wait_for(
+                asyncio.to_thread(self._training.ask, event.project_id, event=number), RECORD_S
+            )
+        except Exception as error:  # a store that is busy; the button must not fail for that
+            log.error("start training", project=event.project_id, error=f"{type(error).__name__}: {error}")
+            return reply({"status": "recorded", "job": str(number)}, status=201)
+        log.info("start training", project=event.project_id, status=asked.status, reason=asked.message)
+        return reply({"status": asked.status, "message": asked.message, "job": asked.job or str(number)}, status=201)
 
     async def versions(self, _request: Request) -> Response:
         served = [view.name for view in self._projects.views().values() if view]

@@ -1,4 +1,4 @@
-"""What stands behind the question mark of an address."""
+"""What an address says: behind the question mark, and in its path."""
 
 from __future__ import annotations
 
@@ -13,3 +13,11 @@ def number_in(request: Request, name: str) -> int | None:
     if text is None or (text.isascii() and text.isdigit() and len(text) < 19):
         return int(text) if text else None
     raise BadRequest(f"{text[:40]!r} is not a number.")
+
+
+def project_in(request: Request) -> int:
+    """The project that an address names. Raises BadRequest for a number that no project can have."""
+    number: int = request.path_params["project"]
+    if number >= 2**63:
+        raise BadRequest("There is no project with so large a number.")
+    return number

@@ -1,6 +1,7 @@
 """The one file that knows DBOS: workflows that outlive their process, in SQLite or Postgres.
 
-A run of a job is a workflow whose steps are pages. The queue gives each worker one run at a time. A workflow whose
+A run of a job is a workflow whose steps are pages. Each queue gives a worker one run at a time; training has a queue of
+its own, because it waits for the predictions that it asks for. A workflow whose
 worker died is queued again; its finished steps are not repeated, and the step that was cut off begins again: that this
 stores nothing twice is the work of jobs/delivery, because no workflow engine can know what arrived in Label Studio.
 """
@@ -17,7 +18,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig, error
 
 from labelloop.core.errors import JobError
 
-QUEUE = "jobs"
+QUEUES = ("jobs", "training")
 WORKFLOW = "job"
 APP_VERSION = "1"
 """DBOS gives a workflow only to programs of the version that queued it. Change it when a run's steps change meaning."""
@@ -63,14 +64,18 @@ class Durable:
         self._client: DBOSClient | None = None
         # It logs to a handler of its own as well; ours has the redaction.
         logging.getLogger("dbos").propagate = False
+        logging.getLogger("dbos").setLevel(logging.WARNING)
 
     def start(self) -> None:
         DBOS.launch()
-        DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=_POLL_S)
+        for queue in QUEUES:
+            DBOS.register_queue(queue, worker_concurrency=1, polling_interval_sec=_POLL_S)
         self._client = DBOSClient(system_database_url=self._url)
 
     def stop(self) -> None:
-        """Does not wait for runs: they are found again as if this process had died."""
+        """Does not wait for runs: they are found again as if this process had died. What DBOS says about those that it
+        is taken away from is no news to anybody."""
+        logging.getLogger("dbos").setLevel(logging.CRITICAL + 1)
         try:
             if self._client is not None:
                 self._client.destroy()
@@ -78,15 +83,15 @@ class Durable:
         finally:
             _ONE.release()
 
-    def ensure(self, run_id: str, job_id: str, *, is_alive: Callable[[str], bool]) -> bool:
-        """See to it that a run is queued or runs on a worker that lives. False when it has ended already."""
+    def ensure(self, run_id: str, job_id: str, *, queue: str, is_alive: Callable[[str], bool]) -> bool:
+        """See to it that a run is in `queue` or runs on a worker that lives. False when it has ended already."""
         assert self._client is not None, "not started"
         status = next(iter(self._client.list_workflows(workflow_ids=[run_id])), None)
         if status is None:
-            options = {"queue_name": QUEUE, "workflow_name": WORKFLOW, "workflow_id": run_id}
+            options = {"queue_name": queue, "workflow_name": WORKFLOW, "workflow_id": run_id}
             self._client.enqueue({**options, "app_version": APP_VERSION}, job_id)  # type: ignore[typeddict-item]
             return True
         if status.status == "PENDING" and not is_alive(status.executor_id or ""):
             with suppress(error.DBOSException):  # another worker was quicker
-                self._client.resume_workflow(run_id, queue_name=QUEUE)
+                self._client.resume_workflow(run_id, queue_name=queue)
         return status.status in ("PENDING", "ENQUEUED", "DELAYED")

@@ -41,7 +41,7 @@ def _rate(engine: sa.Engine, job: Job) -> float | None:
     """Tasks per second: of the last minute while it runs, on the whole when it has ended."""
     if job.state == "running":
         return pace(engine, job.id, since_s=time.time() - RECENT_S)
-    if job.state == "done" and job.started_at and job.finished_at:
+    if job.state == "done" and job.run == 1 and job.started_at and job.finished_at:  # else it rested in between
         seconds = (job.finished_at - job.started_at).total_seconds()
         done = progress(engine, job.id).done
         return done / seconds if done and seconds > 0 else None

@@ -14,6 +14,7 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,7 @@ import msgspec
 from labelloop.core.errors import MediaError
 from labelloop.core.regions import Size
 from labelloop.core.tasks import MediaRef
-from labelloop.formats import coco
+from labelloop.formats import coco, yolo
 from labelloop.formats.coco import DatasetError
 from labelloop.formats.yolo import link_or_copy
 from labelloop.learning.manifest import SIDES, Item, LeftOut, Manifest, as_coco, decode, encode, scaled, without_twins
@@ -79,28 +80,44 @@ def write_folder(
     earlier: Path | None = None,
     progress: Progress | None = None,
 ) -> Folder:
-    """Fetch the pictures of `manifest` and write the folder `target`, which must not exist; it appears whole or not at
-    all. The manifest in it is complete: sizes, hashes and names of the pictures, without those that cannot be had.
+    """Fetch the pictures of `manifest` and write the folder `target`, new or empty; it appears whole or not at all. The
+    manifest in it is complete: sizes, hashes and names of the pictures, without those that cannot be had.
 
     `earlier` is a folder of the same project: what is in it already is linked instead of decoded again.
-    Raises DatasetError when `target` exists, and when most pictures cannot be had: that is an outage, no data set.
+    Raises DatasetError when something is in `target`, and when most pictures cannot be had: that is an outage, no data
+    set.
     """
-    if target.exists():
-        raise DatasetError(f"{target} exists already.", hint="Give another folder, or remove this one.")
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    pictures = _Pictures(part / "images", fetch, max_pixels, _kept(earlier))
-    try:
-        pictures.folder.mkdir(parents=True)
+    with _appearing(target) as part:
+        pictures = _Pictures(part / "images", fetch, max_pixels, _kept(earlier))
+        pictures.folder.mkdir()
         complete = without_twins(_with_pictures(manifest, pictures, workers, progress or (lambda *_: None)))
         pictures.remove_all_but({item.file_name for item in complete.items})
         for side in SIDES:
             coco.write(part / f"{side}.json", as_coco(complete, side))
         (part / MANIFEST).write_bytes(encode(complete))
+    return Folder(target, complete)
+
+
+def write_yolo(folder: Folder, target: Path) -> None:
+    """The same data set as a YOLO folder, new or empty, with its manifest; pictures are links into the same files."""
+    with _appearing(target) as part:
+        yolo.write(part, {side: folder.side(side) for side in SIDES}, images=folder.path / "images")
+        (part / MANIFEST).write_bytes(encode(folder.manifest))
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """A folder that takes the place of `target` when all went well, and is gone otherwise."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DatasetError(f"{target} is there and not empty.", hint="Give another folder, or remove this one.")
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
         part.rename(target)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    return Folder(target, complete)
 
 
 def _with_pictures(manifest: Manifest, pictures: _Pictures, workers: int, progress: Progress) -> Manifest:

@@ -14,6 +14,10 @@ from labelloop.store.jobs import Job, Jobs
 log = structlog.get_logger(__name__)
 
 
+QUEUE_OF = {"retrain": "training"}
+"""Kinds whose runs have a queue of their own, beside "jobs": what one worker does side by side."""
+
+
 class Running(Protocol):
     """A job in the hands of one worker. What `advance` does must be safe to repeat: a worker may be killed anywhere."""
 

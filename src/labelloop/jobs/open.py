@@ -22,6 +22,7 @@ from labelloop.jobs.patience import Interrupted, Patience
 from labelloop.jobs.preannotate import Preannotation, Predict
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.labelmap import read_labels_file
+from labelloop.learning.memory import keep
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
 from labelloop.serving.projects import View, build_view
@@ -30,6 +31,7 @@ from labelloop.serving.stage import Priority
 from labelloop.store.jobs import Job, Jobs
 from labelloop.store.pages import Pages
 from labelloop.store.registry import ModelVersion, Registry
+from labelloop.store.scores import Scores
 
 log = structlog.get_logger(__name__)
 
@@ -106,21 +108,27 @@ class Opener:
         self._origins = origins
         self._loop = loop
         self._needed = needed
+        self._scores = Scores(engine)
         self._aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
 
     def open(self, job: Job, held: Held) -> Preannotation:
         """Raises LabelloopError when the job cannot run: no token, another label config, a model that does not load."""
         patience = Patience(self._settings.patience_s, check=held.check, tell=held.tell)
-        client = self._client(job)
+        client = self.client(job)
         try:
             view = self._view(job, patience(lambda: client.project(job.project_id)).label_config)
-            self._warm(view)
+            self.warm(view.version)
+            if self._wants_pictures(view) and not view.label_map.fields:
+                raise LabelConfigError(
+                    f"No class of {view.version.id} maps to a label of this project.",
+                    hint='Add predicted_values="CLASS" to a <Label>, or give a labels file; see labelloop doctor.',
+                )
             return Preannotation(
                 job,
                 client=client,
                 pages=Pages(self._engine, job.id, owner=held.worker),
                 view=view,
-                predict=self._predict(view, held.stopping),
+                predict=self.predict(view, held.stopping),
                 patience=patience,
                 expect=lambda total: self._jobs.expect(job.id, total),
                 tell=held.tell,
@@ -131,7 +139,8 @@ class Opener:
             client.close()
             raise
 
-    def _client(self, job: Job) -> Client:
+    def client(self, job: Job) -> Client:
+        """The Label Studio of a job, whose pictures can be fetched from then on. Raises JobError without a token."""
         own = self._settings.label_studio_token.get_secret_value()
         token = own if self._settings.label_studio_url in ("", job.label_studio) else ""
         token = token or dict(reversed(self._registry.connections())).get(job.label_studio, "")
@@ -154,17 +163,18 @@ class Opener:
             )
         return view
 
-    def _warm(self, view: View) -> None:
-        """Load the model before tasks are read: without it each of them would fail."""
-        engine, _ = self._slots.ensure(view.version).loaded.result()
-        self._slots.trim([*self._needed(), view.version])
-        if engine.wants != "nothing" and not view.label_map.fields:
-            raise LabelConfigError(
-                f"No class of {view.version.id} maps to a label of this project.",
-                hint='Add predicted_values="CLASS" to a <Label>, or give a labels file; see labelloop doctor.',
-            )
+    def warm(self, version: ModelVersion) -> None:
+        """Load a version, before anybody waits for it: tasks that find no model fail. Raises ModelError."""
+        self._slots.ensure(version).loaded.result()
+        self._slots.trim([*self._needed(), version])
 
-    def _predict(self, view: View, stopping: Callable[[], None]) -> Predict:
+    def _wants_pictures(self, view: View) -> bool:
+        engine, _ = self._slots.ensure(view.version).loaded.result()
+        return engine.wants != "nothing"
+
+    def predict(self, view: View, stopping: Callable[[], None]) -> Predict:
+        """The serving path at bulk priority, for one version. `stopping` raises when this process ends."""
+
         async def page(tasks: Sequence[Task]) -> list[Prediction]:
             while True:
                 try:
@@ -180,6 +190,7 @@ class Opener:
             if all(one.error and one.error.code == ModelFailed.code and one.error.retry for one in found):
                 first = found[0].error
                 raise ModelFailed(first.message if first else "")  # the model was lost, not the tasks
+            keep(self._scores, tasks, found, view)  # for labelloop order
             log.debug("page predicted", tasks=len(tasks), seconds=round(time.monotonic() - begun, 2))
             return found
 

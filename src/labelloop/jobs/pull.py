@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from labelloop.core.errors import LabelStudioError
 from labelloop.core.tasks import Task
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.config import LabelConfig, parse_config
@@ -44,12 +45,24 @@ def annotated(
     for conditions in ((ANNOTATED,), ONLY_SKIPPED):
         for row in _rows(client, project_id, conditions, ask or (lambda request: request())):
             task = Task(row["id"], row["data"], project_id)
-            annotations = row.get("annotations") or ()
             yield Annotated(
                 task_id=row["id"],
                 refs=tuple(media_refs(task, words.fields)),
-                annotations=tuple(decode_annotation(one, config, task_id=row["id"]) for one in annotations),
+                annotations=tuple(decode_annotation(one, config, task_id=row["id"]) for one in _said(client, row)),
             )
+
+
+def _said(client: Client, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The annotations of a task with what they say. A list may leave that out, and an annotation without it must not
+    count as one that says: nothing is there."""
+    rows: Sequence[Mapping[str, Any]] = row.get("annotations") or ()
+    if any("result" not in one for one in rows):
+        rows = client.task(row["id"])["annotations"]
+    if any("result" not in one for one in rows):
+        raise LabelStudioError(
+            f"Label Studio does not say what people drew on task {row['id']}.", hint="Is this release older than 1.23?"
+        )
+    return rows
 
 
 def _rows(
@@ -66,5 +79,7 @@ def _rows(
 
 
 def _page(client: Client, project_id: int, query: Mapping[str, Any]) -> TaskPage:
-    include = ("id", "data", "annotations")
+    # `include` chooses the keys of the annotations inside the tasks as well: what decode_annotation reads
+    own = ("result", "completed_by", "was_cancelled", "ground_truth", "updated_at")
+    include = ("id", "data", "annotations", *own)
     return client.tasks(project_id, page_size=PAGE_SIZE, include=include, query=query, everything=True)

@@ -26,8 +26,10 @@ class Resident:
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     def start(self) -> None:
-        """Begin to run jobs. Returns at once."""
-        self._thread.start()
+        """Begin to run jobs, unless that happened already. Returns at once."""
+        with self._lock:
+            if self._thread.ident is None:
+                self._thread.start()
 
     def stop(self) -> None:
         """Wait for an import in flight, a few seconds at most; jobs are left as they are."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 import structlog
 
 from labelloop.core.errors import JobLost, LabelloopError
-from labelloop.jobs.kinds import Running
+from labelloop.jobs.kinds import QUEUE_OF, Running
 from labelloop.jobs.patience import Cancelled, Interrupted
 from labelloop.store.jobs import Job, Jobs, State
 from labelloop.store.workers import Workers
@@ -42,12 +43,13 @@ class Engine(Protocol):
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
-    def ensure(self, run_id: str, job_id: str, *, is_alive: Callable[[str], bool]) -> bool: ...
+    def ensure(self, run_id: str, job_id: str, *, queue: str, is_alive: Callable[[str], bool]) -> bool: ...
 
 
 class Worker:
     """`start_engine(name, step)` makes the workflow engine that will call `step`; not before there is a job, because
-    many servers never have one, and it costs a second and 20 MB."""
+    many servers never have one, and it costs a second and 20 MB. `look` is called at every beat: what begins jobs by
+    itself is looked at there."""
 
     def __init__(
         self,
@@ -55,16 +57,20 @@ class Worker:
         workers: Workers,
         open_job: Open,
         start_engine: Callable[[str, Callable[[str], bool]], Engine],
+        *,
+        look: Callable[[], object] = lambda: None,
     ) -> None:
         self._jobs = jobs
         self._workers = workers
         self._open_job = open_job
         self._start_engine = start_engine
+        self._look = look
         self._engine: Engine | None = None
         self._stopping = threading.Event()
         self._running: dict[str, Running] = {}
         self._dropped: set[str] = set()
-        self._in_step = threading.Lock()
+        self._in_step: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        """One per queue: their steps are taken side by side."""
         self._troubled_since: float | None = None
         self.name = ""
 
@@ -99,15 +105,20 @@ class Worker:
         for job_id in list(self._dropped):
             self._jobs.release(job_id, owner=self.name)
             self._dropped.discard(job_id)
+        self._look()
         waiting = self._jobs.waiting()
         for job in waiting:
-            if not self._ready_engine().ensure(f"{job.id}.{job.run}", job.id, is_alive=self._workers.is_alive):
+            run, queue = f"{job.id}.{job.run}", queue_of(job)
+            if not self._ready_engine().ensure(run, job.id, queue=queue, is_alive=self._workers.is_alive):
                 # its workflow has ended without it: two workers took it at the same moment, and one let go
                 self._jobs.rerun(job)
         if self._troubled_since is not None:
             log.info("worker goes on", worker=self.name)
             self._troubled_since = None
-        return not (waiting or self._running or self._dropped or self._in_step.locked())
+        return not (waiting or self._running or self._dropped or self._is_in_step())
+
+    def _is_in_step(self) -> bool:
+        return any(lock.locked() for lock in list(self._in_step.values()))
 
     def _ready_engine(self) -> Engine:
         if self._engine is None:
@@ -130,8 +141,10 @@ class Worker:
 
     def _leave(self) -> None:
         self._stopping.set()
-        if self._in_step.acquire(timeout=LAST_PAGE_S):
-            self._in_step.release()
+        until = time.monotonic() + LAST_PAGE_S
+        for lock in list(self._in_step.values()):
+            if lock.acquire(timeout=max(0.0, until - time.monotonic())):
+                lock.release()
         for work in list(self._running.values()):
             work.close()
         if self._engine is not None:
@@ -144,7 +157,7 @@ class Worker:
 
     def _step(self, job_id: str) -> bool:
         """One page. Whether there is more."""
-        with self._in_step:
+        with self._in_step[queue_of(self._jobs.get(job_id))]:
             self._check()
             try:
                 work = self._work_on(job_id)
@@ -208,3 +221,8 @@ class Worker:
         work = self._running.pop(job_id, None)
         if work is not None:
             work.close()
+
+
+def queue_of(job: Job) -> str:
+    """The queue that a job waits in."""
+    return QUEUE_OF.get(job.kind, "jobs")

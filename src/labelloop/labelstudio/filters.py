@@ -47,6 +47,11 @@ def after(task_id: int) -> dict[str, Any]:
     return item("id", "greater", "Number", task_id)
 
 
+def untouched() -> list[dict[str, Any]]:
+    """Tasks that nobody annotated and nobody skipped."""
+    return [item(column, "equal", "Number", 0) for column in ("total_annotations", "cancelled_annotations")]
+
+
 def query_of(conditions: Sequence[Mapping[str, Any]], *, filters: Filters | None = None) -> dict[str, Any]:
     """The `query` of a task list in the order of ids: all `conditions`, and `filters`. Raises BadFilter for filters
     joined by "or", which Label Studio cannot nest."""

@@ -35,6 +35,8 @@ class Project(msgspec.Struct, frozen=True):
     evaluate_predictions_automatically: bool = False
     sampling: str = ""
     task_number: int | None = None
+    total_annotations_number: int | None = None
+    """All of them, skipped ones included."""
     created_at: str = ""
 
 

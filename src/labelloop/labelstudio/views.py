@@ -10,10 +10,22 @@ from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import Filters
 from labelloop.labelstudio.records import View
 
+DEFAULT = "Default"
+"""What the web page calls the tab that it makes for a project without any."""
+
 SHOWN = ("tasks:id", "tasks:predictions_score", "tasks:total_annotations", "tasks:predictions_model_versions")
 """Columns of a new tab, beside the task's data."""
 
-_HIDDEN = (
+_SHOWN_BY_DEFAULT = (
+    "tasks:id",
+    "tasks:completed_at",
+    "tasks:total_annotations",
+    "tasks:cancelled_annotations",
+    "tasks:total_predictions",
+    "tasks:annotators",
+)
+
+_COLUMNS = (
     "tasks:inner_id",
     "tasks:completed_at",
     "tasks:reviews_rejected",
@@ -52,10 +64,16 @@ def put_tab(
     title (Label Studio lets people make them, and two of us may run at the same moment) become one, the oldest. The tab
     is opened once: one that Label Studio cannot show (a column that does not exist) gets back what it had, or is
     deleted if it is new, and LabelStudioRejected is raised.
+
+    A project whose Data Manager nobody opened has no tabs, and the web page makes its own only then: it gets that one
+    too, or people would see nothing but ours and miss the tasks that it filters out.
     """
     wanted: dict[str, Any] = {"title": title, "ordering": list(ordering)}
     wanted["filters"] = filters or {"conjunction": "and", "items": []}
-    found = _titled(client, project_id, title)
+    views = client.views(project_id)
+    if not views:
+        client.create_view(project_id, {"title": DEFAULT, **_appearance(_SHOWN_BY_DEFAULT)})
+    found = _titled(views, title)
     before: dict[str, Any] | None = None
     if found:
         before = found[0].data
@@ -70,7 +88,7 @@ def put_tab(
         else:
             client.update_view(view, before)
         raise
-    oldest, *others = _titled(client, project_id, title) or [view]
+    oldest, *others = _titled(client.views(project_id), title) or [view]
     for double in others:
         client.delete_view(double.id)
     return oldest if oldest.id == view.id else client.update_view(oldest, {**oldest.data, **wanted})
@@ -78,20 +96,20 @@ def put_tab(
 
 def remove_tab(client: Client, project_id: int, title: str) -> int:
     """Delete the tabs of this title; returns how many there were."""
-    found = _titled(client, project_id, title)
+    found = _titled(client.views(project_id), title)
     for view in found:
         client.delete_view(view.id)
     return len(found)
 
 
-def _titled(client: Client, project_id: int, title: str) -> list[View]:
+def _titled(views: Sequence[View], title: str) -> list[View]:
     """Oldest first."""
-    return sorted((view for view in client.views(project_id) if view.title == title), key=lambda view: view.id)
+    return sorted((view for view in views if view.title == title), key=lambda view: view.id)
 
 
 def _appearance(shown: Sequence[str]) -> dict[str, Any]:
     """What the web page expects of a tab."""
-    hidden = [column for column in _HIDDEN if column not in shown]
+    hidden = [column for column in _COLUMNS if column not in shown]
     return {
         "type": "list",
         "target": "tasks",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -80,14 +81,27 @@ def decode_event(body: bytes) -> Event:
     content = decode_object(body)
     project, action = content.get("project"), content.get("action")
     annotations = [*_objects(content.get("annotation")), *_objects(content.get("annotations"))]
+    known = [annotation for annotation in annotations if _id(annotation.get("id")) is not None]
     tasks = [*_objects(content.get("task")), *_objects(content.get("tasks"))]
-    task_ids = [task.get("id") for task in tasks] or [annotation.get("task") for annotation in annotations]
+    # each annotation names its task, and their order is what tells which belongs to which
+    owners = [annotation.get("task") for annotation in known]
+    task_ids = owners if owners and None not in owners else [task.get("id") for task in tasks]
     return Event(
         action=action[:100] if isinstance(action, str) else "",
         project_id=project_id_of(project.get("id") if isinstance(project, dict) else project),
         task_ids=_ids(task_ids),
-        annotation_ids=_ids([annotation.get("id") for annotation in annotations]),
+        annotation_ids=tuple(annotation["id"] for annotation in known),
+        updated_at=tuple(moment_of(annotation.get("updated_at")) for annotation in known),
     )
+
+
+def moment_of(value: Any) -> datetime | None:
+    """A moment as Label Studio writes it, "2026-11-20T12:03:29.289364Z", in UTC where it names no zone; else None."""
+    try:
+        found = msgspec.convert(value, datetime)
+    except msgspec.ValidationError:
+        return None
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _id(value: Any) -> int | None:
@@ -174,12 +188,18 @@ def encode_prediction(prediction: Prediction, label_map: LabelMap, *, task_id: i
         log.warning("regions are left out of an answer", task=task_id, regions=len(problems), because=problems[0])
     item: dict[str, Any] = {
         "result": result,
-        "score": fraction(prediction.score),
+        "score": whole_score(prediction.score),
         "model_version": prediction.model,
     }
     if prediction.error is not None:
         item["error"] = prediction.error.message
     return item
+
+
+def whole_score(score: float) -> float:
+    """The score of a prediction within [0, 1], with nine digits: tasks are sorted by it, and four digits as a region
+    has would tie half of 5,000. What is no number is 0."""
+    return round(min(max(score, 0.0), 1.0), 9) if math.isfinite(score) else fraction(score)
 
 
 def encode_skip(prediction: Prediction) -> dict[str, Any]:
@@ -328,7 +348,7 @@ def decode_regions(result: Any, config: LabelConfig) -> list[Region]:
     regions: list[Region] = []
     parts: dict[str, list[dict[str, Any]]] = {}
     for index, item in enumerate(_objects(result)):
-        parts.setdefault(_name_of(item) or f"#{index}", []).append(item)
+        parts.setdefault(name_of(item) or f"#{index}", []).append(item)
     for items in parts.values():
         regions += _decode_parts(items, config)
     return regions
@@ -336,14 +356,15 @@ def decode_regions(result: Any, config: LabelConfig) -> list[Region]:
 
 def decode_annotation(row: Mapping[str, Any], config: LabelConfig, *, task_id: int) -> Annotation:
     """An annotation as Label Studio's task list and export write it. Takes whatever JSON brings."""
-    author, result = row.get("completed_by"), row.get("result")
+    author = row.get("completed_by")
+    result = [one for one in _objects(row.get("result")) if one.get("type") != "relation"]  # between regions, no region
     return Annotation(
         id=_id(row.get("id")) or 0,
         task_id=task_id,
         regions=tuple(decode_regions(result, config)),
         sizes=_sizes(result, config),
         author_id=_id(author.get("id") if isinstance(author, dict) else author),
-        updated_at=_moment(row.get("updated_at")),
+        updated_at=moment_of(row.get("updated_at")),
         ground_truth=row.get("ground_truth") is True,
         skipped=row.get("was_cancelled") is True,
     )
@@ -363,15 +384,8 @@ def _sizes(result: Any, config: LabelConfig) -> dict[MediaKey, Size]:
     return found
 
 
-def _moment(value: Any) -> datetime | None:
-    try:
-        moment = msgspec.convert(value, datetime)
-    except msgspec.ValidationError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _name_of(item: dict[str, Any]) -> str | None:
+def name_of(item: Mapping[str, Any]) -> str | None:
+    """The id of a result's region, None without one; some tools write numbers."""
     name = item.get("id")
     return str(name) if _id(name) is not None else name if isinstance(name, str) and name else None
 
@@ -395,7 +409,7 @@ def _decode_known(items: list[dict[str, Any]], config: LabelConfig) -> list[Regi
     media = MediaKey(tag.field if tag else "", _page(first.get("item_index")))
     score = next((known for item in items if (known := _score(item)) is not None), None)
     text = None if texts is None else "\n".join(texts)
-    name = _name_of(first)
+    name = name_of(first)
     return [Region(shape, label=label, score=score, text=text, id=name, media=media) for label in labels or [None]]
 
 

@@ -21,7 +21,7 @@ margin 50, 49-50, 47-50 and 50; entropy 50, 38-40, 30-33 and 16-19. Hence margin
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import msgspec
@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.core.errors import LabelloopError
-from labelloop.learning.pool import Floats, Observation, Pool, pool_of
+from labelloop.core.regions import Region
+from labelloop.learning.pool import Floats, Pool, score_of
 
 RegionUncertainty = Callable[[Floats], Floats]
 Aggregation = Literal["max", "mean", "sum", "top-k"]
@@ -106,15 +107,37 @@ def uncertainty(pool: Pool, acquisition: Acquisition) -> NDArray[np.float64]:
     return np.asarray(1.0 - (1.0 - pictures) * (1.0 - pool.inconsistency))
 
 
-def item_score(observation: Observation, acquisition: Acquisition) -> float:
-    """Label Studio's score of one prediction, "how little a person needs to look at this", in [0, 1]: 1 - uncertainty.
+def scorer(acquisition: Acquisition) -> Callable[[Sequence[Region], float], float]:
+    """Label Studio's score of one prediction, "how little a person needs to look at this", in [0, 1]: 1 - uncertainty,
+    from the regions that are drawn and the best score in [0, 1] that was not drawn.
 
-    For predictions that are pushed before the whole pool is known. Without the pool there is no class balance and no
-    place of their own for pictures without findings; `learning/select` gives both.
+    For predictions that are sent before the others are known, so there is no class balance and no place of their own
+    for pictures without findings; `learning/select` gives both. It stands on the path of a request: six times as quick
+    as `uncertainty` of a pool of one, and free where nothing is drawn. Raises AcquisitionError for the random strategy,
+    which needs a task.
     """
-    # class_weights of a pool of one picture would compare its own classes with each other
-    alone = msgspec.structs.replace(acquisition, balance=False)
-    return float(1.0 - uncertainty(pool_of([observation]), alone)[0])
+    formula = STRATEGIES[acquisition.strategy]
+    if formula is None:
+        hint = "Use it to order a project; give predictions a score by another strategy."
+        raise AcquisitionError("A random number is no score of a prediction.", hint=hint)
+
+    def score(regions: Sequence[Region], hidden: float) -> float:
+        if not regions:
+            return 1.0 - hidden
+        doubts = formula(np.fromiter(map(score_of, regions), np.float64, len(regions)))
+        return float(1.0 - _aggregate_one(doubts, acquisition))
+
+    return score
+
+
+def _aggregate_one(regions: Floats, acquisition: Acquisition) -> float:
+    """`aggregate` for one picture with at least one region."""
+    if acquisition.aggregation == "max":
+        return float(regions.max())
+    if acquisition.aggregation == "top-k" and len(regions) > acquisition.top_k:
+        regions = np.sort(regions)[-acquisition.top_k :]
+    total = float(regions.sum())
+    return total / (1.0 + total) if acquisition.aggregation == "sum" else min(total / len(regions), 1.0)
 
 
 def aggregate(

@@ -7,13 +7,14 @@ pictures, boxes, labels and split, whoever pulled them and in which order they c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from labelloop.core.outlines import bounding_box
 from labelloop.core.regions import Box, MediaKey, Polygon, Size
+from labelloop.core.settings import Settings
 from labelloop.formats import coco
 from labelloop.formats.coco import DatasetError
 
@@ -32,6 +33,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     val_share: float = 0.2
     salt: str = ""
     annotators: Annotators = "ground_truth"
+
+
+def options_of(settings: Settings) -> Options:
+    """What the settings say."""
+    return Options(settings.val_share, settings.split_salt, settings.annotators)
 
 
 class Drawn(msgspec.Struct, frozen=True, omit_defaults=True, order=True):
@@ -132,21 +138,27 @@ def without_twins(manifest: Manifest) -> Manifest:
 
 def as_coco(manifest: Manifest, side: Side) -> coco.Dataset:
     """One side as COCO detection data: category ids 1..n in the order of the labels. For manifests whose pictures were
-    fetched. Ids of pictures count through both sides, so that the two files can be joined."""
-    numbers = {id(item): number for number, item in enumerate(manifest.items, 1)}
+    fetched. Ids of pictures and instances count through both sides, so that the two files can be joined."""
     category = {label: number for number, label in enumerate(manifest.labels, 1)}
-    images, instances = [], list[coco.Instance]()
-    for item in manifest.on(side):
-        if item.size is None:
-            raise ValueError(f"the picture of task {item.task_id} was not fetched")
-        number = numbers[id(item)]
-        images.append(coco.Image(number, item.file_name, *item.size, task_id=item.task_id))
-        for drawn in item.drawn:
-            shape = Polygon(drawn.outline) if drawn.outline else Box(drawn.xyxy)
-            made = coco.instance_of(shape, id=len(instances) + 1, image_id=number, category_id=category[drawn.label])
-            instances += [made] if made is not None else []
+    images, instances = list[coco.Image](), list[coco.Instance]()
+    first = 1
+    for number, item in enumerate(manifest.items, 1):
+        if item.side == side:
+            if item.size is None:
+                raise ValueError(f"the picture of task {item.task_id} was not fetched")
+            images.append(coco.Image(number, item.file_name, *item.size, task_id=item.task_id))
+            instances += _instances(item, number, category, first)
+        first += len(item.drawn)
     categories = tuple(coco.Category(number, label) for label, number in category.items())
     return coco.Dataset(tuple(images), tuple(instances), categories)
+
+
+def _instances(item: Item, image_id: int, category: Mapping[str, int], first: int) -> Iterator[coco.Instance]:
+    for number, drawn in enumerate(item.drawn, first):
+        shape = Polygon(drawn.outline) if drawn.outline else Box(drawn.xyxy)
+        made = coco.instance_of(shape, id=number, image_id=image_id, category_id=category[drawn.label])
+        if made is not None:
+            yield made
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -34,8 +34,9 @@ def suspicions(annotated: Sequence[Region], predicted: Sequence[Region], *, sure
     The three kinds of ObjectLab (Tkachenko, Thyagarajan and Mueller 2023, arXiv 2309.00832), with plainer weights for a
     model with score p >= `sure`: "overlooked", nothing was annotated there, p; "swapped", another label was annotated
     at the same place and no prediction confirms that one, p * IoU; "misplaced", the label is right and the IoU below
-    0.5, p * (1 - IoU). Labels are the project's on both sides. The annotation must not be a copy of this prediction,
-    or of one of the same training data: a model does not contradict what it was taught.
+    0.5, p * (1 - IoU). A region without a score is held against nobody. Labels are the project's on both sides. The
+    annotation must not be a copy of this prediction, or of one of the same training data: a model does not contradict
+    what it was taught.
     """
     persons, models = comparable(annotated), comparable(predicted)
     place, same = overlaps(models, persons), same_label(models, persons)
@@ -45,9 +46,13 @@ def suspicions(annotated: Sequence[Region], predicted: Sequence[Region], *, sure
     found = [
         suspicion
         for model, right_here, wrong_here in zip(models, right, wrong, strict=True)
-        if score_of(model) >= sure and (suspicion := _suspicion(model, persons, right_here, wrong_here)) is not None
+        if _is_sure(model, sure) and (suspicion := _suspicion(model, persons, right_here, wrong_here)) is not None
     ]
     return sorted(found, key=lambda suspicion: -suspicion.weight)
+
+
+def _is_sure(model: Region, sure: float) -> bool:
+    return model.score is not None and score_of(model) >= sure
 
 
 def _suspicion(model: Region, persons: Sequence[Region], right: Floats, wrong: Floats) -> Suspicion | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -28,25 +28,6 @@ class Observation(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
     hidden: float = 0.0
     inconsistency: float = 0.0
-
-
-def observe(
-    task_id: int, regions: Sequence[Region], *, drawn: Callable[[Region], object], inconsistency: float = 0.0
-) -> Observation:
-    """The Observation of a prediction without an error.
-
-    `drawn` says whether a region reaches the annotator (`label_map.targets_of`): only what is drawn is put together,
-    since a detector's hundreds of boxes at 0.05 would drown the rest.
-    """
-    shown = [region for region in regions if drawn(region)]
-    kept_back = (score_of(region) for region in regions if region.score is not None and not drawn(region))
-    return Observation(
-        task_id,
-        scores=tuple(score_of(region) for region in shown),
-        labels=tuple(region.label or "" for region in shown),
-        hidden=max(kept_back, default=0.0),
-        inconsistency=inconsistency,
-    )
 
 
 class Pool(msgspec.Struct, frozen=True, eq=False):

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from labelloop.core.settings import Settings
 from labelloop.learning.detections import Floats, match
 from labelloop.learning.evaluate import Evaluation
 from labelloop.learning.measures import IOU_THRESHOLDS, Metric, average_precisions
@@ -39,6 +40,18 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_boxes: int = 10
     even_if_few: bool = False
     resamples: int = 1000
+
+
+def gate_of(settings: Settings) -> Gate:
+    """What the settings say."""
+    return Gate(
+        mode=settings.promote,
+        metric=settings.promote_metric,
+        margin=settings.promote_margin,
+        confidence=settings.promote_confidence,
+        min_pictures=settings.promote_min_pictures,
+        min_boxes=settings.promote_min_boxes,
+    )
 
 
 class Verdict(msgspec.Struct, frozen=True):

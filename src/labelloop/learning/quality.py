@@ -115,23 +115,40 @@ class Quality(msgspec.Struct, frozen=True):
         return (self.total.edits_from_nothing - self.total.edits) / self.pictures
 
 
-def quality(reviews: Iterable[Review]) -> list[Quality]:
-    """One Quality per version, by name; reviews that began with nothing are left out. Reads `reviews` once."""
-    pictures: dict[str, int] = {}
-    untouched: dict[str, int] = {}
-    classes: dict[str, dict[str, Counts]] = {}
-    for review in reviews:
+class Tally:
+    """Quality, review by review: for callers that stream and look at more than this."""
+
+    def __init__(self) -> None:
+        self._pictures: dict[str, int] = {}
+        self._untouched: dict[str, int] = {}
+        self._classes: dict[str, dict[str, Counts]] = {}
+
+    def add(self, review: Review) -> bool:
+        """False where the review began with no prediction, and so says nothing about one."""
         if not review.began_with_prediction:
-            continue
-        found, counts = fates(review), classes.setdefault(review.version, {})
+            return False
+        version, found = review.version, fates(review)
+        counts = self._classes.setdefault(version, {})
         for fate in found:
             counts[fate.label] = counts.get(fate.label, Counts()) + _count(fate)
-        pictures[review.version] = pictures.get(review.version, 0) + 1
-        untouched[review.version] = untouched.get(review.version, 0) + all(fate.what == "accepted" for fate in found)
-    return [
-        Quality(version, pictures[version], untouched[version], dict(sorted(counts.items())))
-        for version, counts in sorted(classes.items())
-    ]
+        self._pictures[version] = self._pictures.get(version, 0) + 1
+        self._untouched[version] = self._untouched.get(version, 0) + all(fate.what == "accepted" for fate in found)
+        return True
+
+    def result(self) -> list[Quality]:
+        """One Quality per version, by name."""
+        return [
+            Quality(version, self._pictures[version], self._untouched[version], dict(sorted(counts.items())))
+            for version, counts in sorted(self._classes.items())
+        ]
+
+
+def quality(reviews: Iterable[Review]) -> list[Quality]:
+    """One Quality per version, by name; reviews that began with nothing are left out. Reads `reviews` once."""
+    tally = Tally()
+    for review in reviews:
+        tally.add(review)
+    return tally.result()
 
 
 def fates(review: Review) -> list[Fate]:

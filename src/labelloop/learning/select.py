@@ -1,6 +1,6 @@
-"""What to label next: the order of a whole project, most uncertain first, as scores that Label Studio sorts by.
+"""What to label next: the order of a whole project, most uncertain first.
 
-rank -> (shortlist -> embeddings from elsewhere -> diversified) -> order -> rank_to_scores
+rank -> (shortlist -> embeddings from elsewhere -> diversified) -> order -> learning/placement
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ Method = Literal["k-center", "k-means++"]
 
 EMPTY_QUOTA = 0.1
 """Share of places for pictures without findings: enough to catch what the model misses, too little to tire people."""
-
-MOST_RANKED = 1_000_000
-"""Pictures that one ranking can hold so that scores still tell them apart, see `rank_to_scores`."""
 
 
 class Diversity(msgspec.Struct, frozen=True):
@@ -130,26 +127,6 @@ def diversified(
     return msgspec.structs.replace(
         ranking, found=_to_front(ranking.found, fronts[0]), empty=_to_front(ranking.empty, fronts[1])
     )
-
-
-def rank_to_scores(order: Indices) -> NDArray[np.float64]:
-    """Item scores [n] for Label Studio: the picture `order[0]`, which is to be seen first, has the lowest.
-
-    (rank + 1) / (n + 1), rounded to 7 decimals: strictly between 0 and 1 and, up to a million pictures, strictly
-    increasing along the order by at least 9e-7. That is 15 times the distance of float32 numbers below 1, and far
-    above what Label Studio's averaging of a task's equal scores, in float64, can move.
-    `order` holds each of 0..n-1 once; anything else is a ValueError.
-    """
-    if not np.array_equal(np.sort(order), np.arange(len(order))):
-        raise ValueError("order is not a permutation of its positions")
-    if len(order) > MOST_RANKED:
-        raise AcquisitionError(
-            f"{len(order):,} tasks are more than scores can tell apart.",
-            hint="Order the project in parts.",
-        )
-    scores = np.empty(len(order), np.float64)
-    scores[order] = np.round(np.arange(1, len(order) + 1) / (len(order) + 1), 7)
-    return scores
 
 
 def _pools(ranking: Ranking, diversity: Diversity) -> tuple[Indices, Indices]:

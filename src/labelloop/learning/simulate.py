@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import msgspec
@@ -165,8 +166,8 @@ class _State(NamedTuple):
 class Simulation:
     """A plan, its pictures, and the folder with what was found so far.
 
-    `start` is the model file that every round begins with; None for a cold start. Raises what the trainer has to say
-    against it, before any work is done.
+    `start` is the model file that every round begins with; None for a cold start. Raises SimulationError where there
+    are too few pictures.
     """
 
     def __init__(
@@ -184,9 +185,14 @@ class Simulation:
         self._pool = {item.task_id: item for item in pictures.manifest.on("train")}
         self._done, self._of = 0, 0
         _check_pictures(plan, pictures)
-        why = load_trainer(plan.trainer).refuses(self._request(folder, folder, seed=0))
+
+    def check(self) -> None:
+        """Raise TrainerRefused where the trainer has something against it, before any work is done."""
+        with TemporaryDirectory() as name:
+            data = write_round(self._pictures, self._pool, Path(name))
+            why = load_trainer(self.plan.trainer).refuses(self._request(data, data, seed=0))
         if why:
-            raise TrainerRefused(f"The trainer {plan.trainer} cannot do this: {why}")
+            raise TrainerRefused(f"The trainer {self.plan.trainer} cannot do this: {why}")
 
     def run(self) -> Iterator[Row]:
         """Play what is not yet there, and yield each row as it is written."""

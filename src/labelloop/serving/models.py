@@ -16,11 +16,14 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.errors import LabelloopError, ModelError
 from labelloop.core.settings import Settings
 from labelloop.engines.base import Engine, EngineFactory, EngineOptions, cpu_threads
+from labelloop.store.annotations import Annotations
 from labelloop.store.artifacts import Artifacts
 from labelloop.store.db import open_database
 from labelloop.store.events import Events
 from labelloop.store.jobs import Jobs
 from labelloop.store.registry import ModelVersion, Registry, parse_number
+from labelloop.store.scores import Scores
+from labelloop.store.watches import Watches
 from labelloop.store.workers import Workers
 
 log = structlog.get_logger(__name__)
@@ -32,6 +35,9 @@ class Store(NamedTuple):
     workers: Workers
     jobs: Jobs
     engine: sa.Engine
+    annotations: Annotations
+    watches: Watches
+    scores: Scores
 
 
 def open_store(settings: Settings) -> Store:
@@ -41,7 +47,8 @@ def open_store(settings: Settings) -> Store:
     artifacts = Artifacts(url, cache=settings.home / "cache" / "models")
     artifacts.sweep()
     registry, workers = Registry(engine, artifacts), Workers(engine)
-    return Store(registry, Events(engine), workers, Jobs(engine, workers), engine)
+    jobs = Jobs(engine, workers)
+    return Store(registry, Events(engine), workers, jobs, engine, Annotations(engine), Watches(engine), Scores(engine))
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -49,8 +56,11 @@ def open_registry(settings: Settings) -> Registry:
     return open_store(settings).registry
 
 
-def add_model(registry: Registry, path: Path | None, card: ModelCard, settings: Settings) -> ModelVersion:
-    """Complete `card` from the file and store both. Raises ModelError when the file is not one we can serve."""
+def add_model(
+    registry: Registry, path: Path | None, card: ModelCard, settings: Settings, *, trained: bool = False
+) -> ModelVersion:
+    """Complete `card` from the file and store both; `trained` as in `Registry.add`. Raises ModelError when the file is
+    not one we can serve."""
     if path is not None and not path.is_file():
         raise ModelError(f"There is no file {path}.")
     if not card.labels and settings.labels:
@@ -58,7 +68,7 @@ def add_model(registry: Registry, path: Path | None, card: ModelCard, settings: 
     factory: EngineFactory = plugins.load("labelloop.engines", card.engine)
     if path is None and factory.needs_file:
         raise ModelError(f"The engine {card.engine} needs a model file.")
-    return registry.add(path, factory.describe(path, card))
+    return registry.add(path, factory.describe(path, card), trained=trained)
 
 
 def add_models_dir(registry: Registry, folder: Path, settings: Settings) -> list[ModelVersion]:
@@ -79,7 +89,7 @@ def add_models_dir(registry: Registry, folder: Path, settings: Settings) -> list
             added[name] = add_model(registry, path, read_card(path.with_suffix(".yaml"), name=name), settings)
             if project is not None and registry.catalogue().bindings.get(project) is None:
                 # the card beside the file may give another name
-                registry.bind(project, added[name].name, reason=f"{path.name} in the models folder")
+                registry.bind(project, added[name].name, reason=f"{path.name} in the models folder", by="serve")
         except LabelloopError as error:
             log.error("model left out", file=str(path), error=str(error))
     return list(added.values())

@@ -72,6 +72,12 @@ class Origins:
     def forget(self, project_id: int) -> None:
         self._handed_over.pop(project_id, None)
 
+    def connection(self, project_id: int) -> tuple[str, str]:
+        """Address and token for the API of the project's Label Studio; both are empty when nobody told us."""
+        hostname, handed_token = self._handed_over.get(project_id, ("", ""))
+        url, token = self._known(hostname)
+        return url, token or handed_token
+
     def of(self, project_id: int | None) -> Origin | None:
         """The Label Studio of a project, None when nobody told us its address."""
         hostname, handed_token = self._handed_over.get(project_id if project_id is not None else -1, ("", ""))

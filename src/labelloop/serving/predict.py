@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ from labelloop.core.errors import (
     ShuttingDown,
 )
 from labelloop.core.metrics import Metrics
+from labelloop.core.pictures import Picture
 from labelloop.core.regions import ItemError, MediaKey, Prediction, Region, Size
 from labelloop.core.tasks import MediaRef, Prompt, Task
 from labelloop.engines.base import Engine
@@ -55,12 +56,34 @@ TRY_LATER = (DeadlineExceeded, ShuttingDown)
 """The item was never tried, so asking again may help."""
 
 
+Score = Callable[[Sequence[Region], float], float]
+"""How little a person needs to look at a task, in [0, 1]: from what is drawn on it and the best score that was not."""
+
+Work = Callable[[Picture, Engine], T]
+"""What is done with a picture in the thread that decoded it."""
+
+
+class Look(msgspec.Struct, frozen=True):
+    """How to look when the answer is not for an annotator: through `transform`, if there is one, and keeping every
+    region whose class the label config knows, whatever its score."""
+
+    transform: Callable[[Picture], Picture] | None = None
+
+    def prepare(self, picture: Picture, engine: Engine) -> Any:
+        return engine.prepare(self.transform(picture) if self.transform else picture)
+
+
+def _prepare(picture: Picture, engine: Engine) -> Any:
+    return engine.prepare(picture)
+
+
 class _Job(NamedTuple):
     """One picture on its way into a model."""
 
     ref: MediaRef
     engine: Engine
     version: ModelVersion
+    work: Work[Any]
 
 
 class _Found(NamedTuple):
@@ -79,8 +102,9 @@ class _Request(NamedTuple):
     lease: Lease
     priority: Priority
     deadline: float
-    prompt: Prompt | None
     window: asyncio.Semaphore
+    prompt: Prompt | None = None
+    look: Look | None = None
 
 
 class Predictor:
@@ -92,6 +116,7 @@ class Predictor:
         slots: Slots,
         events: Events,
         *,
+        score: Score,
         metrics: Metrics,
         media_metrics: MediaMetrics,
         media_workers: int,
@@ -100,6 +125,7 @@ class Predictor:
         self._media = media
         self._slots = slots
         self._events = events
+        self._score = score
         self._metrics = metrics
         self._media_metrics = media_metrics
         self._limit = queue_limit
@@ -126,21 +152,50 @@ class Predictor:
             self._metrics.in_flight.dec()
 
     async def predict(
-        self, tasks: Sequence[Task], view: View, *, priority: Priority, deadline_s: float, prompt: Prompt | None = None
+        self,
+        tasks: Sequence[Task],
+        view: View,
+        *,
+        priority: Priority,
+        deadline_s: float,
+        prompt: Prompt | None = None,
+        look: Look | None = None,
     ) -> list[Prediction]:
-        """One Prediction per task, in the order of `tasks`. Regions that no threshold lets through are left out.
+        """One Prediction per task, in the order of `tasks`. Regions that no threshold lets through are left out, unless
+        `look` wants them.
 
         What is not done after `deadline_s` has an error with `retry` set.
         """
         deadline = time.monotonic() + deadline_s
         try:
             async with self._slots.lease(view.version, deadline=deadline) as lease:
-                request = _Request(view, lease, priority, deadline, prompt, asyncio.Semaphore(WINDOW))
+                request = _Request(view, lease, priority, deadline, asyncio.Semaphore(WINDOW), prompt, look)
                 predictions = await in_order([self._predict_task(task, request) for task in tasks])
         except LabelloopError as error:  # no warm model: no task was tried
             predictions = [failed(error, view.name, retry=True)] * len(tasks)
         await self._report(tasks, predictions, view)
         return predictions
+
+    async def examine(
+        self, tasks: Sequence[Task], view: View, work: Work[T], *, priority: Priority, deadline_s: float
+    ) -> list[tuple[T, ...] | LabelloopError]:
+        """`work(picture, engine)` of each task's pictures, in order, done in the threads that decode them; or why a
+        task has none. Raises LabelloopError when the model cannot be had."""
+        deadline = time.monotonic() + deadline_s
+        async with self._slots.lease(view.version, deadline=deadline) as lease:
+            request = _Request(view, lease, priority, deadline, asyncio.Semaphore(WINDOW))
+            return await in_order([self._examine_task(task, work, request) for task in tasks])
+
+    async def _examine_task(self, task: Task, work: Work[T], request: _Request) -> tuple[T, ...] | LabelloopError:
+        async def examined(ref: MediaRef) -> T:
+            async with request.window:
+                done: T = (await self._loaded(ref, request, work))[1]
+                return done
+
+        refs = media_refs(task, request.view.label_map.fields)
+        found = await in_order([self._try(examined(ref), request) for ref in refs]) if refs else []
+        errors = [one for one in found if isinstance(one, LabelloopError)]
+        return errors[0] if errors else tuple(one for one in found if not isinstance(one, LabelloopError))
 
     def close(self) -> None:
         """End the threads; what was submitted has a moment to finish."""
@@ -156,16 +211,18 @@ class Predictor:
                 return _no_pictures(view)
             pictures = [self._predict_picture(ref, request) for ref in _marked(refs, request.prompt)]
         found = await in_order([self._try(picture, request) for picture in pictures])
-        return _combine(found, view.name)
+        return _combine(found, view.name, self._score)
 
     async def _predict_picture(self, ref: MediaRef, request: _Request) -> _Found:
         """fetch -> decode -> submit."""
         async with request.window:
-            job = _Job(ref, request.lease.engine, request.lease.version)
-            loaded: tuple[Size, Any] = await self._loading.submit(
-                job, priority=request.priority, deadline=request.deadline
-            )
-            return await self._infer(loaded[1], ref.key, loaded[0], request)
+            work = request.look.prepare if request.look else _prepare
+            size, prepared = await self._loaded(ref, request, work)
+            return await self._infer(prepared, ref.key, size, request)
+
+    async def _loaded(self, ref: MediaRef, request: _Request, work: Work[Any]) -> tuple[Size, Any]:
+        job = _Job(ref, request.lease.engine, request.lease.version, work)
+        return await self._loading.submit(job, priority=request.priority, deadline=request.deadline)
 
     async def _infer(self, prepared: Any, key: MediaKey, size: Size, request: _Request) -> _Found:
         def finish(regions: tuple[Region, ...]) -> _Found:
@@ -175,7 +232,7 @@ class Predictor:
             prepared, priority=request.priority, deadline=request.deadline, finish=finish
         )
 
-    async def _try(self, work: Coroutine[Any, Any, _Found], request: _Request) -> _Found | LabelloopError:
+    async def _try(self, work: Coroutine[Any, Any, T], request: _Request) -> T | LabelloopError:
         """The result of `work`, or why there is none: a failure belongs to its item."""
         try:
             async with asyncio.timeout(max(0.0, request.deadline - time.monotonic())):
@@ -198,7 +255,7 @@ class Predictor:
             )
         with self._media_metrics.counted_for(job.version):
             picture = self._media.load(job.ref, min_size=job.engine.input_size)
-        return [(picture.size, job.engine.prepare(picture))]
+        return [(picture.size, job.work(picture, job.engine))]
 
     async def _report(self, tasks: Sequence[Task], predictions: Sequence[Prediction], view: View) -> None:
         """Count, and say why tasks failed: in the log, the metrics and the store."""
@@ -234,22 +291,12 @@ def failed(error: LabelloopError, model: str, *, retry: bool) -> Prediction:
     return Prediction(model=model, error=_item_error(error, retry=retry))
 
 
-def certainty(regions: Sequence[Region], missed: float) -> float:
-    """How sure the model is of the picture as a whole, in [0, 1]: the mean score of what it draws.
-
-    Where it draws nothing, one minus the best score that it did not dare to draw (`missed`): an empty street is
-    certain, a street with something at 0.28 is not.
-    """
-    drawn = [region.score for region in regions if region.score is not None]
-    return sum(drawn) / len(drawn) if drawn else 1.0 - missed
-
-
 def _kept(regions: tuple[Region, ...], key: MediaKey, size: Size, request: _Request) -> _Found:
     """What is drawn of a picture's regions. In the model's thread: a detector may say hundreds of things a picture."""
-    targets_of = request.view.label_map.targets_of
+    labels = request.view.label_map
     drawn, missed = [], 0.0
     for region in regions:
-        if targets_of(region):
+        if labels.targets_for(region.label, type(region.shape)) if request.look else labels.targets_of(region):
             drawn.append(msgspec.structs.replace(region, media=key))
         elif region.score is not None:
             missed = max(missed, region.score)
@@ -258,7 +305,7 @@ def _kept(regions: tuple[Region, ...], key: MediaKey, size: Size, request: _Requ
     return _Found(key, size, tuple(drawn), missed)
 
 
-def _combine(found: Sequence[_Found | LabelloopError], model: str) -> Prediction:
+def _combine(found: Sequence[_Found | LabelloopError], model: str, score: Score) -> Prediction:
     """One Prediction from what was found on each picture of a task."""
     errors = [outcome for outcome in found if isinstance(outcome, LabelloopError)]
     done = [outcome for outcome in found if not isinstance(outcome, LabelloopError)]
@@ -269,11 +316,13 @@ def _combine(found: Sequence[_Found | LabelloopError], model: str) -> Prediction
     if not done:
         return failed(errors[0], model, retry=False)
     regions = tuple(region for one in done for region in one.regions)
+    hidden = min(max(max(one.missed for one in done), 0.0), 1.0)
     return Prediction(
         regions=regions,
         sizes={one.key: one.size for one in done},
         model=model,
-        score=certainty(regions, max(one.missed for one in done)),
+        score=score(regions, hidden),
+        hidden=hidden,
         error=_item_error(errors[0]) if errors else None,
     )
 

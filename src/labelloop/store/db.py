@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from labelloop.core.errors import SettingsError
 from labelloop.core.settings import Settings
 from labelloop.store import schema
 
-HEAD = "0002"
+HEAD = "0006"
 """The newest migration; a test keeps it equal to the newest file in `migrations/versions`."""
 
 PATIENT_S = 10.0
@@ -64,8 +64,36 @@ def impatient(engine: sa.Engine) -> sa.Engine:
 
 def upsert(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Insert a row, or give the row of this key new values, in one statement: nobody comes in between."""
+    connection.execute(insert_or(connection, table, key, values, change=values))
+
+
+def insert_or(
+    connection: sa.Connection,
+    table: sa.Table,
+    key: Mapping[str, Any],
+    values: Mapping[str, Any],
+    *,
+    change: Mapping[str, Any] | None = None,
+    where: sa.ColumnElement[bool] | None = None,
+) -> Any:
+    """A statement: insert a row, or `change` the row of this key where `where` holds of it. `where` alone changes it to
+    `values`, and neither leaves it as it is."""
     statement = _INSERTS[connection.dialect.name](table).values(**key, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=dict(values)))
+    if change is None and where is None:
+        return statement.on_conflict_do_nothing(index_elements=list(key))
+    changed = dict(change if change is not None else values)
+    return statement.on_conflict_do_update(index_elements=list(key), set_=changed, where=where)
+
+
+def upsert_all(
+    connection: sa.Connection, table: sa.Table, key: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """`upsert` for many rows, which have the same columns and different keys."""
+    if not rows:
+        return
+    statement = _INSERTS[connection.dialect.name](table)
+    values = {name: statement.excluded[name] for name in rows[0] if name not in key}
+    connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values), list(rows))
 
 
 def _connect(url: sa.URL, *, wait_s: float) -> sa.Engine:

@@ -16,9 +16,10 @@ import structlog
 
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError, ModelNotFound
-from labelloop.store import schema
+from labelloop.store import moves, schema
 from labelloop.store.artifacts import Artifacts, hash_file
 from labelloop.store.db import upsert
+from labelloop.store.moves import Move, Pointer
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +31,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
 class ModelVersion(msgspec.Struct, frozen=True):
     """One version of one model; never changes once it is there. `digest` stands for everything that decides
-    what it answers: the file and the card."""
+    what it answers: the file and the card. `trained`: the loop made it for one project, so that it serves only where
+    it is named by its number."""
 
     name: str
     number: int
@@ -38,6 +40,7 @@ class ModelVersion(msgspec.Struct, frozen=True):
     artifact: str
     card: ModelCard
     created_at: datetime
+    trained: bool = False
 
     @property
     def id(self) -> str:
@@ -46,13 +49,18 @@ class ModelVersion(msgspec.Struct, frozen=True):
 
 
 class Binding(msgspec.Struct, frozen=True):
-    """Which model serves a project. `number` None follows the newest version."""
+    """Which model serves a project. `number` None follows the newest version that people added."""
 
     project_id: int
     name: str
     number: int | None
     reason: str
     moved_at: datetime
+
+    @property
+    def spec(self) -> str:
+        """ "NAME" or "NAME@NUMBER"."""
+        return moves.spec_of(self.name, self.number)
 
 
 class Catalogue(msgspec.Struct, frozen=True):
@@ -62,11 +70,12 @@ class Catalogue(msgspec.Struct, frozen=True):
     bindings: Mapping[int, Binding] = {}
 
     def find(self, spec: str) -> ModelVersion:
-        """The version that "NAME" (newest) or "NAME@NUMBER" means. Raises ModelNotFound with the near names."""
+        """The version that "NAME" or "NAME@NUMBER" means; a name alone means the newest version that people added, and
+        where they added none the newest. Raises ModelNotFound with the near names."""
         name, number = parse_spec(spec)
         found = [v for v in self.versions if v.name == name and number in (None, v.number)]
         if found:
-            return max(found, key=lambda version: version.number)
+            return max(found, key=lambda version: (not version.trained, version.number))
         names = sorted({version.name for version in self.versions})
         near = difflib.get_close_matches(name, names, n=1)
         if any(version.name == name for version in self.versions):
@@ -78,13 +87,36 @@ class Catalogue(msgspec.Struct, frozen=True):
         raise ModelNotFound(f"There is no model {spec}.", hint=hint)
 
     def of_project(self, project_id: int | None, *, default: str | None = None) -> ModelVersion | None:
-        """The version that serves a project: its own, else `default`, else the only model there is, else None."""
+        """The version that serves a project: its own, else `default`, else the only model that people added, else
+        None."""
         binding = None if project_id is None else self.bindings.get(project_id)
         if binding is not None:
-            return self.find(binding.name if binding.number is None else f"{binding.name}@{binding.number}")
+            return self.find(binding.spec)
         if default is not None:
             return self.find(default)
-        return self.find(self.versions[0].name) if len({version.name for version in self.versions}) == 1 else None
+        added = {version.name for version in self.versions if not version.trained}
+        return self.find(added.pop()) if len(added) == 1 else None
+
+    def meaning(self, spec: str) -> str:
+        """The id of the version that `spec` means; `spec` itself where there is none any more."""
+        try:
+            return self.find(spec).id
+        except ModelNotFound:
+            return spec
+
+    def meant(self, pointer: Pointer) -> list[tuple[str, datetime]]:
+        """The versions that a pointer to a name has led to since it was set, oldest first, each with the moment when it
+        was added; nothing for a pointer to a number."""
+        name, number = parse_spec(pointer.spec)
+        added = [v for v in self.versions if v.name == name and not v.trained and number is None]
+        first = [version for version in added if version.created_at <= pointer.at][-1:]
+        later = [version for version in added if version.created_at > pointer.at]
+        return [(version.id, version.created_at) for version in [*first, *later]]
+
+    def has(self, version: str, *, at: datetime) -> bool:
+        """Whether the version that had this id at a moment is still there: the number of one that was removed may have
+        been given to another since."""
+        return any(known.id == version and known.created_at <= at for known in self.versions)
 
 
 class Registry:
@@ -104,12 +136,13 @@ class Registry:
             {row["project_id"]: schema.as_struct(row, Binding) for row in bindings},
         )
 
-    def add(self, path: Path | None, card: ModelCard) -> ModelVersion:
+    def add(self, path: Path | None, card: ModelCard, *, trained: bool = False) -> ModelVersion:
         """Store a file with its completed card as the next version of `card.name`.
 
         The same file with the same card is the version that is already there; its stored file is replaced if it is
-        lost or damaged. `path` None: the engine brings its own weights. Raises ModelError for a name that cannot be
-        used, a file that cannot be read or one that cannot be stored.
+        lost or damaged. `path` None: the engine brings its own weights. `trained`: the loop made it, and it goes live
+        nowhere by being there. Raises ModelError for a name that cannot be used, a file that cannot be read or one
+        that cannot be stored.
         """
         if not NAME.fullmatch(card.name):
             raise ModelError(f"{card.name!r} cannot be a model name.", hint="Use letters, digits, '-', '_' and '.'.")
@@ -120,9 +153,9 @@ class Registry:
         digest = digest_of(card)
         known = self._find(card.name, digest)
         if known is not None:
-            return self._mended(known, path)
+            return self._mended(self._adopted(known) if known.trained and not trained else known, path)
         artifact = self._store(path, card.name, digest)
-        version = self._insert(card, digest, artifact)
+        version = self._insert(card, digest, artifact, trained=trained)
         if version.artifact != artifact:  # another process added the same meanwhile, with a copy of its own
             self._artifacts.remove(artifact)
         return version
@@ -130,6 +163,13 @@ class Registry:
     def _find(self, name: str, digest: str) -> ModelVersion | None:
         versions = self.catalogue().versions
         return next((v for v in versions if (v.name, v.digest) == (name, digest)), None)
+
+    def _adopted(self, version: ModelVersion) -> ModelVersion:
+        """A trained version that a person now added, as one of theirs."""
+        query = sa.update(schema.versions).filter_by(name=version.name, number=version.number).values(trained=False)
+        with self._engine.begin() as connection:
+            connection.execute(query)
+        return msgspec.structs.replace(version, trained=False)
 
     def _mended(self, version: ModelVersion, path: Path | None) -> ModelVersion:
         """`version`, with its file stored again when that is lost or damaged."""
@@ -153,7 +193,7 @@ class Registry:
         self._artifacts.put(path, artifact)
         return artifact
 
-    def _insert(self, card: ModelCard, digest: str, artifact: str) -> ModelVersion:
+    def _insert(self, card: ModelCard, digest: str, artifact: str, *, trained: bool) -> ModelVersion:
         """A row with the next number; the row that is there when another process added the same meanwhile."""
         for _ in range(ATTEMPTS):  # another process may take the number between the look and the insert
             existing = [version for version in self.catalogue().versions if version.name == card.name]
@@ -161,7 +201,7 @@ class Registry:
             if same is not None:
                 return same
             number = max((version.number for version in existing), default=0) + 1
-            version = ModelVersion(card.name, number, digest, artifact, card, schema.now())
+            version = ModelVersion(card.name, number, digest, artifact, card, schema.now(), trained)
             row = msgspec.to_builtins(version, builtin_types=(datetime,))
             try:
                 with self._engine.begin() as connection:
@@ -187,26 +227,85 @@ class Registry:
             )
         with self._engine.begin() as connection:
             for version in gone:
-                connection.execute(sa.delete(schema.versions).filter_by(name=version.name, number=version.number))
+                for table in (schema.versions, schema.lineage):
+                    connection.execute(sa.delete(table).filter_by(name=version.name, number=version.number))
         for version in gone:
             if version.artifact:
                 self._artifacts.remove(version.artifact)
         return gone
 
-    def bind(self, project_id: int, spec: str, *, reason: str = "by hand") -> ModelVersion:
+    def bind(
+        self, project_id: int, spec: str, *, reason: str = "by hand", by: str = "", before: str | None = None
+    ) -> ModelVersion:
         """Move the pointer of a project; every server on this store follows within two seconds.
 
-        Raises ModelNotFound, and ModelError for a number that no project can have.
+        `by` says who, `before` which version served the project until now where none is assigned (`serve --model`): a
+        rollback leads there. A name without any version that people added is pinned to its number, or the next
+        candidate would be live at once. Raises ModelNotFound, and ModelError for a number that no project can have.
         """
-        version = self.catalogue().find(spec)
+        catalogue = self.catalogue()
+        version = catalogue.find(spec)
         if schema.as_id(project_id) is None:
             raise ModelError(f"There is no project {project_id}.", hint="Its number is in its address: /projects/7/.")
         name, number = parse_spec(spec)
-        reason = schema.as_text(reason, limit=500)
-        row = {"name": name, "number": number, "reason": reason, "moved_at": schema.now()}
+        target = moves.spec_of(name, version.number if version.trained else number)
+        only = catalogue.of_project(None)
         with self._engine.begin() as connection:
-            upsert(connection, schema.bindings, {"project_id": project_id}, row)
+            now = moves.pointer(connection, project_id)
+            source = catalogue.meaning(now.spec) if now else before or (only.id if only else None)
+            self._move(connection, project_id, source, target, version.id, reason=reason, by=by)
         return version
+
+    def rollback(self, project_id: int, *, reason: str = "rolled back", by: str = "") -> Move:
+        """Move the pointer to the version that served before; repeated, further back. The version is pinned: a name
+        might mean another one by now. Versions that were removed meanwhile are passed over. Raises ModelError when
+        there is nothing to go back to."""
+        catalogue = self.catalogue()
+        if schema.as_id(project_id) is None:
+            raise _nothing_before(project_id, None)
+        with self._engine.begin() as connection:
+            now = moves.pointer(connection, project_id)
+            source = catalogue.meaning(now.spec) if now else None
+            earlier = [*moves.stack_of(moves.read(connection, project_id))[:-1], *(catalogue.meant(now) if now else ())]
+            for target, at in reversed(earlier):
+                if target != source and catalogue.has(target, at=at):
+                    return self._move(connection, project_id, source, target, target, reason=reason, by=by, back=True)
+            raise _nothing_before(project_id, source)
+
+    def history(self, project_id: int) -> list[Move]:
+        """The moves of a project's pointer, newest first."""
+        if schema.as_id(project_id) is None:
+            return []
+        with self._engine.connect() as connection:
+            return moves.read(connection, project_id)[::-1]
+
+    def _move(
+        self,
+        connection: sa.Connection,
+        project_id: int,
+        source: str | None,
+        target: str,
+        version: str,
+        *,
+        reason: str,
+        by: str,
+        back: bool = False,
+    ) -> Move:
+        """Pointer and history; nothing for the history where the same `version` goes on serving."""
+        move = Move(
+            project_id=project_id,
+            source=source,
+            target=target,
+            back=back,
+            reason=schema.as_text(reason, limit=500),
+            by=schema.as_text(by, limit=100),
+            at=schema.now(),
+        )
+        name, number = parse_spec(target)
+        moves.point(connection, move, name=name, number=number)
+        if source != version:
+            moves.remember(connection, move)
+        return move
 
     def path(self, version: ModelVersion) -> Path | None:
         """A local path of the version's file, checked against its hash; None when the engine brings its own weights."""
@@ -223,6 +322,17 @@ class Registry:
         query = sa.select(schema.connections).order_by(schema.connections.c.saved_at.desc())
         with self._engine.connect() as connection:
             return [(row.url, row.token) for row in connection.execute(query)]
+
+
+def _nothing_before(project_id: int, source: str | None) -> ModelError:
+    if source is None:
+        return ModelError(
+            f"No model was ever assigned to project {project_id}.", hint=f"Run: labelloop models use {project_id} NAME"
+        )
+    return ModelError(
+        f"Project {project_id} has used nothing before {source} that is still there.",
+        hint=f"Choose one: labelloop models list, then labelloop models use {project_id} NAME@VERSION",
+    )
 
 
 def parse_spec(spec: str) -> tuple[str, int | None]:

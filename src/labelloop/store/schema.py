@@ -54,6 +54,7 @@ versions = sa.Table(
     sa.Column("artifact", sa.String(500), nullable=False, doc="path below the artifacts URL; empty: built in"),
     sa.Column("card", sa.JSON, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
+    sa.Column("trained", sa.Boolean, nullable=False, server_default=sa.false(), doc="made by the loop for one project"),
     sa.UniqueConstraint("name", "digest"),
 )
 
@@ -65,6 +66,36 @@ bindings = sa.Table(
     sa.Column("number", sa.Integer, doc="null: the newest version"),
     sa.Column("reason", sa.String(500), nullable=False),
     sa.Column("moved_at", Moment, nullable=False),
+)
+
+moves = sa.Table(
+    "moves",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("project_id", sa.BigInteger, nullable=False, index=True),
+    sa.Column("source", sa.String(200), doc="NAME or NAME@NUMBER that the pointer left; null: it pointed nowhere"),
+    sa.Column("target", sa.String(200), nullable=False),
+    sa.Column("back", sa.Boolean, nullable=False, doc="a rollback"),
+    sa.Column("reason", sa.String(500), nullable=False),
+    sa.Column("by", sa.String(100), nullable=False),
+    sa.Column("at", Moment, nullable=False),
+)
+
+lineage = sa.Table(
+    "lineage",
+    metadata,
+    sa.Column("name", sa.String(100), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("project_id", sa.BigInteger, index=True),
+    sa.Column("parent", sa.String(200), nullable=False, doc="NAME@NUMBER that the training began with; empty: none"),
+    sa.Column("manifest", sa.String(64), nullable=False, doc="digest of the data set"),
+    sa.Column("trainer", sa.String(100), nullable=False),
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("metrics", sa.JSON, nullable=False),
+    sa.Column("verdict", sa.JSON, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("by", sa.String(100), nullable=False),
+    sa.Column("at", Moment, nullable=False),
 )
 
 connections = sa.Table(
@@ -85,6 +116,32 @@ events = sa.Table(
     sa.Column("task_ids", sa.JSON, nullable=False),
     sa.Column("annotation_ids", sa.JSON, nullable=False),
     sa.Column("handled_at", Moment, index=True),
+)
+
+annotation_states = sa.Table(
+    "annotation_states",
+    metadata,
+    sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("task_id", sa.BigInteger),
+    sa.Column("updated_at", Moment),  # as Label Studio says; null: all that is known is that it is gone
+    sa.Column("deleted", sa.Boolean, nullable=False),
+    sa.Column("heard_at", Moment, nullable=False),
+)
+sa.Index("ix_annotation_states_heard", annotation_states.c.project_id, annotation_states.c.heard_at)
+
+watches = sa.Table(
+    "watches",
+    metadata,
+    sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("label_studio", sa.String(500), primary_key=True),
+    sa.Column("kept", sa.Boolean, nullable=False),  # servers go on with it after a restart
+    sa.Column("cursor", Moment),  # Label Studio's moment up to which changes were seen; null: never looked
+    sa.Column("version", sa.String(200), nullable=False),  # the one that tasks were last looked at for
+    sa.Column("job_id", sa.String(40)),  # the last job that was started for it
+    sa.Column("holder", sa.String(100)),  # who watches
+    sa.Column("held_until_s", sa.Float, nullable=False),  # unix seconds
+    sa.Column("error", sa.Text, nullable=False),
 )
 
 failures = sa.Table(
@@ -165,4 +222,48 @@ job_lines = sa.Table(
     sa.Column("at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("level", sa.String(10), nullable=False),
     sa.Column("text", sa.Text, nullable=False),
+)
+
+loops = sa.Table(
+    "loops",
+    metadata,
+    sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("label_studio", sa.String(500), nullable=False),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("seen_event", sa.BigInteger, nullable=False),  # the newest event that the last run took into account
+    sa.Column("run_at", Moment),  # when the last run began
+    sa.Column("changed_at", Moment, nullable=False),
+)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("job_id", sa.String(40), primary_key=True),
+    sa.Column("project_id", sa.BigInteger, nullable=False, index=True),
+    sa.Column("reason", sa.String(500), nullable=False),
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("stage", sa.String(20), nullable=False),
+    sa.Column("trainer", sa.String(100), nullable=False),
+    sa.Column("base", sa.String(200), nullable=False),  # name@number; empty: from nothing
+    sa.Column("candidate", sa.String(200), nullable=False),
+    sa.Column("manifest", sa.String(64), nullable=False),
+    sa.Column("counts", sa.JSON, nullable=False),
+    sa.Column("curve", sa.JSON, nullable=False),
+    sa.Column("metrics", sa.JSON, nullable=False),
+    sa.Column("outcome", sa.String(20)),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("started_at", Moment, nullable=False),
+    sa.Column("ended_at", Moment),
+)
+
+observations = sa.Table(
+    "observations",
+    metadata,
+    sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.String(200), primary_key=True),  # the version string in Label Studio
+    sa.Column("task_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),  # what learning/memory makes of a prediction
+    sa.Column("inconsistency", sa.Float),  # null: nobody looked twice
+    sa.Column("embedding", sa.LargeBinary),  # float32, little-endian; null: nobody asked for it
 )

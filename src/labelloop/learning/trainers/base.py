@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -151,8 +150,11 @@ def read_options(options: Mapping[str, Any], kind: type[T], *, trainer: str) -> 
 
 
 def replace_file(target: Path, write: Callable[[Path], None]) -> None:
-    """`write` a new file and put it in the place of `target` in one step: a SIGKILL leaves the old or the new one."""
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    """`write` a new file and put it in the place of `target` in one step: a SIGKILL leaves the old or the new one.
+
+    The half of a file that it may leave beside them is written over the next time: one run at a time uses the folder.
+    """
+    fresh = target.with_name(f".{target.name}.new")
     try:
         write(fresh)
         fresh.replace(target)

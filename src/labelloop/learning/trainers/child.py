@@ -1,9 +1,7 @@
-"""The other end of `process`: one trainer, in a process of its own.
-
-    python -m labelloop.learning.trainers.child FD
+"""The other end of `process`, which starts `main`: one trainer, in a process of its own.
 
 The job comes as one line of JSON on stdin, which then stays open: its end means that the parent is gone. Events
-leave as lines of JSON through the pipe FD; stdout and stderr belong to the libraries, and go to the log.
+leave as lines of JSON through a pipe; stdout and stderr belong to the libraries, and go to the log.
 """
 
 from __future__ import annotations
@@ -61,8 +59,8 @@ Outcome = Trained | Refused | Failed | Halted
 Event = Progress | Outcome
 
 
-def main() -> None:
-    pipe = int(sys.argv[1])
+def main(pipe: int) -> None:
+    """Do the job on stdin; `pipe` is the file descriptor for events."""
     os.set_inheritable(pipe, False)  # or what the trainer starts would keep the pipe open after our end
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -161,7 +159,3 @@ def _end_group() -> None:
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main()

@@ -67,10 +67,14 @@ def replace_classes(graph: OnnxGraph, layers: Sequence[Rows], weights: Sequence[
     spans = {layer.value: Span(1, layer.start, layer.stop) for layer in layers}
     for node in graph.nodes:
         _follow(graph, node, spans, change=next(iter(change)))
-    for layer, rows in zip(layers, weights, strict=True):
-        for name, value in zip(layer.weights, rows, strict=True):
-            old = graph.constants[name]
-            graph.set_constant(name, np.concatenate([old[: layer.start], value, old[layer.stop :]]))
+    # by name: strides may share one class layer
+    changed = {
+        name: np.concatenate([graph.constants[name][: layer.start], value, graph.constants[name][layer.stop :]])
+        for layer, rows in zip(layers, weights, strict=True)
+        for name, value in zip(layer.weights, rows, strict=True)
+    }
+    for name, value in changed.items():
+        graph.set_constant(name, value)
     for output in graph.model.graph.output:
         if output.name in spans:
             dim = output.type.tensor_type.shape.dim[spans[output.name].axis]

@@ -39,14 +39,14 @@ class Cut(NamedTuple):
     strides: tuple[int, ...]
 
 
-def find_cut(graph: OnnxGraph, *, image: str, family: str) -> Cut:
+def find_cut(graph: OnnxGraph, *, image: str, family: str, names: tuple[str, ...] = ()) -> Cut:
     """The end of the backbone, checked: the strides are the family's, and everything behind it needs nothing else.
 
-    Raises ModelError when there is no such place.
+    `names`, when given, are the only ones tried. Raises ModelError when there is no such place.
     """
     strides = STRIDES.get(family, USUAL_STRIDES)
-    for names in (_by_structure(graph, image), *BY_HAND.get(family, ())):
-        cut = _checked(graph, image, names, strides)
+    for tried in (names,) if names else (_by_structure(graph, image), *BY_HAND.get(family, ())):
+        cut = _checked(graph, image, tried, strides)
         if cut is not None:
             return cut
     raise ModelError(

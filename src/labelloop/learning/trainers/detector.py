@@ -32,9 +32,8 @@ from labelloop.learning.trainers.families import (
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
 from labelloop.learning.trainers.onnx_torch import Agreement, OnnxModule, check, open_session
 
-KNOWN_LOGIT = 2.0
-"""Where there is an objectness, a class not yet learned starts at sigmoid(2) = 0.88 of it: usable at once, and all
-classes alike."""
+FRESH_LOGIT = 0.0
+"""Where there is an objectness, the score of a class not yet learned starts at half of it, for all classes alike."""
 
 
 class Detector(NamedTuple):
@@ -73,8 +72,9 @@ class Detector(NamedTuple):
         return check(self.module, part, dict(zip(self.module.inputs, features, strict=True)))
 
 
-def open_detector(request: TrainRequest, *, part: str) -> Detector:
-    """Take `request.base` apart; `part` says what is trained: "head", "neck" (and head) or "all".
+def open_detector(request: TrainRequest, *, part: str, cut: Sequence[str] = ()) -> Detector:
+    """Take `request.base` apart; `part` says what is trained: "head", "neck" (and head) or "all". `cut` names the end
+    of the backbone where the graph does not show it.
 
     Raises TrainerRefused for a family without a recipe, ModelError for a file that cannot be taken apart.
     """
@@ -92,24 +92,26 @@ def open_detector(request: TrainRequest, *, part: str) -> Detector:
     trained_card = msgspec.structs.replace(card, labels=request.labels, sha256="")
     layers = located(family, graph, trained_card)
     image = signature.inputs[0].name
-    cut = _cut(graph, layers, image=image, family=card.family or "", part=part)
+    place = _cut(graph, layers, image=image, family=card.family or "", part=part, names=tuple(cut))
     return Detector(
         graph=graph,
         card=trained_card,
         family=family,
         layers=layers,
-        cut=cut,
-        frozen=open_session(graph.subgraph([image], cut.values)) if cut else None,
-        module=OnnxModule(graph, inputs=cut.values if cut else [image], outputs=layers.values),
+        cut=place,
+        frozen=open_session(graph.subgraph([image], place.values)) if place else None,
+        module=OnnxModule(graph, inputs=place.values if place else [image], outputs=layers.values),
         points=points_of(family, card.input.size_wh),
         normaliser=Normaliser(card.input, dtype="float32"),
     )
 
 
-def _cut(graph: OnnxGraph, layers: LastLayers, *, image: str, family: str, part: str) -> Cut | None:
+def _cut(
+    graph: OnnxGraph, layers: LastLayers, *, image: str, family: str, part: str, names: tuple[str, ...]
+) -> Cut | None:
     if part == "all":
         return None
-    cut = find_cut(graph, image=image, family=family)
+    cut = find_cut(graph, image=image, family=family, names=names)
     return cut if part == "neck" else find_head(graph, layers.classes, cut, image=image)
 
 
@@ -117,7 +119,7 @@ def _give_classes(graph: OnnxGraph, layers: LastLayers, old: Sequence[str], new:
     """Rows of labels that the model knows already are kept, whatever their order; the others start alike."""
     by_name = {name.casefold(): index for index, name in enumerate(old)}
     places = [by_name.get(name.casefold()) for name in new]
-    fresh = KNOWN_LOGIT if layers.objectness else None
+    fresh = FRESH_LOGIT if layers.objectness else None
     replace_classes(graph, layers.classes, [_rows(graph, one, places, fresh) for one in layers.classes])
 
 

@@ -24,7 +24,8 @@ NANODET_BINS = 8
 
 
 class LastLayers(NamedTuple):
-    """The layers that make the columns, one entry per stride each; `objectness` is empty where there is none."""
+    """The layers that make the columns, one entry per stride each; `objectness` is empty where there is none, and
+    `boxes` is one entry, an output, where the file decodes them itself."""
 
     classes: tuple[Rows, ...]
     boxes: tuple[Rows, ...]
@@ -124,15 +125,36 @@ class NanoDet:
         return torch.cat([points.centres - distances[..., :2], points.centres + distances[..., 2:]], dim=-1)
 
 
-FAMILIES: dict[str, Family] = {name: family for family in (Yolox(), NanoDet()) for name in family.names}
+class UltralyticsV8:
+    """One output [b, 4 + c, n]: centre and size in pixels, classes. The file decodes its boxes itself, so they are read
+    from the output, and gradients go back through its own decoding."""
+
+    names: ClassVar[tuple[str, ...]] = ("ultralytics-v8",)
+    strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
+
+    def locate(self, graph: OnnxGraph, card: ModelCard) -> LastLayers:
+        output = graph.outputs[0]
+        classes = layers_of(graph, output, Span(1, 4, 4 + len(card.labels)))
+        return LastLayers(classes, (Rows(output, 0, 4, ()),), ())
+
+    def boxes(self, raw: Tensor, points: Points) -> Tensor:  # noqa: ARG002
+        import torch
+
+        halves = raw[..., 2:] / 2
+        return torch.cat([raw[..., :2] - halves, raw[..., :2] + halves], dim=-1)
+
+
+FAMILIES: dict[str, Family] = {
+    name: family for family in (Yolox(), NanoDet(), UltralyticsV8()) for name in family.names
+}
 
 
 def located(family: Family, graph: OnnxGraph, card: ModelCard) -> LastLayers:
     """The last layers of the file, one of each kind per stride. Raises ModelError."""
     layers = family.locate(graph, card)
-    if any(len(part) not in (0, len(family.strides)) for part in layers):
+    if len(layers.classes) != len(family.strides):
         raise ModelError(
-            f"This file does not have one class layer and one box layer for each of the strides {family.strides}.",
+            f"This file has {len(layers.classes)} class layers, not one for each of the strides {family.strides}.",
             hint="Train with another trainer (command, openmmlab).",
         )
     return layers

@@ -12,7 +12,7 @@ class FullOptions(HeadOptions, frozen=True):
     """The options of `head`, at the rates that suit all weights."""
 
     rate: float = 5e-4
-    class_rate: float = 2e-3
+    class_rate: float = 4e-3
 
 
 class FullTrainer:

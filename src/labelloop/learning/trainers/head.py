@@ -16,19 +16,20 @@ import msgspec
 from labelloop.learning.trainers.base import Report, Trained, TrainRequest, read_options
 
 MODEL = "model.onnx"
-SHORT_S = 20.0
-"""Below this budget there is time for some forty steps of neck and head, and the head alone learns more."""
 
 
 class HeadOptions(msgspec.Struct, frozen=True):
-    """`part` is what is trained: "neck" is neck and head, "auto" the head alone for budgets under 20 s. `max_steps`
-    ends training by steps instead of by time, to compare runs on a busy machine."""
+    """`part` is what is trained: "neck" is neck and head, "head" what serves one stride only. `rate` is the learning
+    rate, `class_rate` that of the class layer. `cut` names the values at the end of the backbone, largest first, for
+    files whose graph does not show it. `max_steps` ends training by steps instead of by time, to compare runs
+    on a busy machine."""
 
-    part: Literal["auto", "neck", "head"] = "auto"
-    batch: int = 8
-    rate: float = 1e-3
-    class_rate: float = 4e-3
+    part: Literal["neck", "head"] = "neck"
+    batch: int = 4
+    rate: float = 2e-3
+    class_rate: float = 8e-3
     weight_decay: float = 0.02
+    cut: tuple[str, ...] = ()
     max_steps: int | None = None
 
 
@@ -43,10 +44,7 @@ class HeadTrainer:
     def train(self, request: TrainRequest, report: Report) -> Trained:
         """Raises TrainerRefused, ModelError (a graph that cannot be taken apart), TrainerError, TrainerFailed."""
         options = read_options(request.options, HeadOptions, trainer=self.name)
-        part = options.part
-        if part == "auto":
-            part = "head" if request.budget_s < SHORT_S and options.max_steps is None else "neck"
-        return fine_tune(request, report, part=part, options=options)
+        return fine_tune(request, report, part=options.part, options=options)
 
 
 def fine_tune(request: TrainRequest, report: Report, *, part: str, options: HeadOptions) -> Trained:
@@ -58,7 +56,7 @@ def fine_tune(request: TrainRequest, report: Report, *, part: str, options: Head
         request.budget_s, reserve_s=learn.reserve_s(request), max_steps=options.max_steps, started=started
     )
     samples = views.read_samples(request.data, "train", request.labels)
-    model = detector.open_detector(request, part=part)
+    model = detector.open_detector(request, part=part, cut=options.cut)
     cache = learn.look(model, samples, request=request, clock=clock, report=report)
     witnesses = learn.witnesses(model, samples)
     agreement = model.check(model.features(witnesses))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from labelloop.core.errors import MediaError
 from labelloop.engines.detect.prepare import Prepared
 from labelloop.learning.trainers.assign import Objects, assign
-from labelloop.learning.trainers.base import Progress, Report, Stopped, TrainRequest, replace_file
+from labelloop.learning.trainers.base import Progress, Report, Stopped, TrainerFailed, TrainRequest, replace_file
 from labelloop.learning.trainers.detector import Detector
 from labelloop.learning.trainers.feature_cache import FeatureCache, Known, each_view
 from labelloop.learning.trainers.losses import detection_loss
@@ -28,11 +30,12 @@ log = structlog.get_logger(__name__)
 
 LOOKING_SHARE = 0.4
 MIRROR_SHARE = 0.25
-"""At most this share of the budget is spent looking: at pictures, and until when at mirror images."""
+"""Shares of the budget after which no further picture, and no further mirror image, is looked at."""
 CHECKPOINT_EVERY_S = 10.0
 GRADIENT_NORM = 10.0
 WITNESSES = 2
 STEADY = 0.1
+"""Weight of the newest loss in the running mean."""
 ESTIMATE_FROM = 0.02
 
 
@@ -47,7 +50,7 @@ class Learned(NamedTuple):
 
 def reserve_s(request: TrainRequest) -> float:
     """What writing and comparing the file may take."""
-    return min(3.0, 0.15 * request.budget_s)
+    return min(2.5, 0.12 * request.budget_s)
 
 
 def look(
@@ -59,8 +62,6 @@ def look(
 
     def make(sample: Sample, plan: Plan) -> tuple[View, list[NDArray[Any]]]:
         view = make_view(sample, plan, model.card.input)
-        if model.cut is None:
-            return view, [view.prepared.planes]
         return view, [one[0] for one in model.features([view.prepared])]
 
     limits = {False: clock.at(LOOKING_SHARE), True: clock.at(MIRROR_SHARE)}
@@ -68,7 +69,7 @@ def look(
         samples, plans, make, threads=request.threads, until=lambda plan: limits[plan.mirrored]
     ):
         cache.add(plan, view, maps)
-        report(Progress(0, seconds=clock.seconds(), message=""))
+        report(Progress(0, seconds=clock.seconds()))
     return cache
 
 
@@ -78,7 +79,7 @@ def witnesses(model: Detector, samples: Sequence[Sample]) -> list[Prepared]:
     for sample in samples:
         try:
             found.append(make_view(sample, Plan(0, False), model.card.input).prepared)
-        except Exception:  # noqa: S112
+        except (OSError, MediaError):  # `look` has said so in the log
             continue
         if len(found) == WITNESSES:
             break
@@ -146,6 +147,11 @@ class _Run:
         self._optimizer.step()
         self._average.update(self._weights, step=self.steps)
         value = loss.item()
+        if not math.isfinite(value):
+            raise TrainerFailed(
+                f"Training diverged at step {self.steps}: the loss is {value}.",
+                hint="Lower the options rate, class_rate.",
+            )
         self.loss = value if self.steps == 0 else self.loss + STEADY * (value - self.loss)
         self.steps += 1
 
@@ -205,10 +211,11 @@ def _optimizer(model: Detector, options: HeadOptions) -> torch.optim.AdamW:
         decay = options.weight_decay if weight.ndim > 1 else 0.0
         groups.setdefault((base, decay), []).append(weight)
     return torch.optim.AdamW(
-        [
+        fused=True,  # 24 ms of processor time a step with YOLOX-nano's 180 tensors one by one
+        params=[
             {"params": some, "base_rate": base, "lr": base, "weight_decay": decay}
             for (base, decay), some in groups.items()
-        ]
+        ],
     )
 
 

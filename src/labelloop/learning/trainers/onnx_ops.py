@@ -48,6 +48,10 @@ class Operator(NamedTuple):
         )
 
 
+PLAIN = {"padding": [0, 0], "groups": 1, "stride": [1, 1], "dilation": [1, 1]}
+FEW_CHANNELS = 16
+"""A 1 x 1 convolution to at most this many channels (boxes, objectness, a few classes) is done as a matrix product:
+forwards and backwards 2.0 ms instead of 5.6 for 64 to 4 channels of 26 x 26 cells and 8 pictures."""
 OPERATORS: dict[str, Callable[[Operator], Run]] = {}
 
 
@@ -67,7 +71,11 @@ def _conv(node: Operator) -> Run:
     before, padding = _padding(node)
     more = {"padding": padding, "groups": node.get("group", 1)} | _steps(node)
 
+    plain = node.get("kernel_shape", None) == [1, 1] and not before and more == PLAIN
+
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+        if plain and len(weight) <= FEW_CHANNELS:
+            return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
         call: Any = {3: F.conv1d, 4: F.conv2d}[x.ndim]
         return call(F.pad(x, before) if before else x, weight, bias, **more)
 

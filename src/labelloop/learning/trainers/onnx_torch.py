@@ -33,8 +33,8 @@ WEIGHTED = {
     "Mul": (0, 1),
 }
 """Operator -> which of its inputs are learned when they are floating-point constants. BatchNormalization keeps its
-statistics; constants of Sub, Div and so on are arithmetic (a grid, an anchor), and so are those of Add and Mul with
-fewer than two axes' worth of values (see `_is_weight`)."""
+statistics; constants of Sub, Div and so on are arithmetic (a grid, an anchor), and so are some of Add and Mul (see
+`_is_weight`)."""
 
 
 class Step(NamedTuple):
@@ -55,28 +55,20 @@ class OnnxModule(nn.Module):
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         nodes = graph.between(inputs, outputs)
         self._weights = nn.ParameterDict()
-        self._fixed: dict[str, Tensor] = {}
         self._keys: dict[str, str] = {}
         for node in nodes:
             for index, name in enumerate(node.input):
-                if name in graph.constants and name not in self._keys and name not in self._fixed:
+                if name in graph.constants and name not in self._keys:
                     self._take(name, graph.constants[name], _is_weight(graph, node, index))
         self._steps = _with_spent(_silu_joined(graph, nodes, keep=set(outputs)), keep=set(outputs))
 
     def _take(self, name: str, value: NDArray[Any], learned: bool) -> None:
         tensor = torch.from_numpy(np.array(value))
+        key = self._keys[name] = f"k{len(self._keys)}"  # torch allows no dots in names
         if learned:
-            self._keys[name] = f"w{len(self._keys)}"  # ParameterDict takes no dots
-            self._weights[self._keys[name]] = nn.Parameter(tensor)
+            self._weights[key] = nn.Parameter(tensor)
         else:
-            key = f"c{len(self._fixed)}"
             self.register_buffer(key, tensor, persistent=False)
-            self._fixed[name] = tensor
-            self._keys[name] = key
-
-    def weight(self, name: str) -> nn.Parameter:
-        """The parameter that the ONNX file calls `name`."""
-        return self.weights()[name]
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Every parameter by its ONNX name."""
@@ -154,6 +146,8 @@ def _is_weight(graph: OnnxGraph, node: onnx.NodeProto, index: int) -> bool:
     value = graph.constants[node.input[index]]
     if index not in WEIGHTED.get(node.op_type, ()) or value.dtype != np.float32:
         return False
+    if value.size > 1 and np.array_equal(value.reshape(-1), np.arange(value.size)):
+        return False  # the mean of a distribution over 0, 1, 2 …, written as a convolution
     # Add and Mul: a bias or a scale per channel is learned; a single number or a whole grid of anchors is not
     per_channel = value.size == max(value.shape, default=0) and value.size > 1 and value.ndim in (1, 3, 4)
     return node.op_type not in ("Add", "Mul") or per_channel

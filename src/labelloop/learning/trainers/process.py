@@ -42,6 +42,20 @@ CHECK_S = 0.2
 CHECK_MEMORY_S = 0.5
 
 
+_START = """\
+import importlib.util, sys
+found = importlib.util.spec_from_file_location(
+    "labelloop", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]]
+)
+sys.modules["labelloop"] = importlib.util.module_from_spec(found)
+found.loader.exec_module(sys.modules["labelloop"])
+from labelloop.learning.trainers.child import main
+main(int(sys.argv[2]))
+"""
+"""Gives this labelloop to an interpreter that may have another one, or none. Not by PYTHONPATH: our folder may lie in a
+site-packages, and our numpy must not stand before theirs."""
+
+
 class Limits(msgspec.Struct, frozen=True):
     """`overtime_s`: how long after its budget a run may take to finish its file. `memory_bytes`: resident memory of
     the trainer and what it starts together (Linux); None: no limit. `nice`: how much less urgent than we are."""
@@ -91,7 +105,7 @@ def run(
 @contextlib.contextmanager
 def _child(job: Job, log: Path, python: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     reading, writing = os.pipe()
-    argv: list[str | Path] = [python, "-m", "labelloop.learning.trainers.child", str(writing)]
+    argv: list[str | Path] = [python, "-c", _START, Path(labelloop.__file__).parent, str(writing)]
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, reading)
         try:
@@ -116,14 +130,12 @@ def _close(close: Callable[[], None]) -> None:
 def _environment(request: TrainRequest) -> dict[str, str]:
     ours = {key: value for key, value in inherited_environment().items() if not key.startswith(SECRETS)}
     threads = str(request.threads)
-    package = str(Path(labelloop.__file__).parent.parent)  # another interpreter may not have us installed
     return ours | {
         # a waiting OpenMP thread spins by default, which takes a core away from the server
         "OMP_WAIT_POLICY": "PASSIVE",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
-        "PYTHONPATH": os.pathsep.join(filter(None, (package, ours.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",  # the last lines before a crash are the ones that are needed
         "PYTHONFAULTHANDLER": "1",
     }

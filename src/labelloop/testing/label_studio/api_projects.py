@@ -199,6 +199,7 @@ class ProjectsApi:
                 gone += len(rows) - len(kept)
                 if rows:
                     self._state.predictions[task] = kept
+                    self._state.forget_parents(task, {row["id"] for row in rows} - {row["id"] for row in kept})
         titles = [row.title for row in self._state.backends_of(project.id)]
         if project.model_version == version or project.model_version in titles:
             project.model_version = None

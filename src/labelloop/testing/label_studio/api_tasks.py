@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import mimetypes
+import random
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,13 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from labelloop.testing.label_studio.api_projects import ProjectsApi
 from labelloop.testing.label_studio.exchange import Ask, Call, Refused
 from labelloop.testing.label_studio.outgoing import Outgoing
-from labelloop.testing.label_studio.rows import error_row, list_task_row, next_task_row, webhook_task_row
+from labelloop.testing.label_studio.rows import (
+    error_row,
+    list_task_row,
+    next_task_row,
+    predictions_score,
+    webhook_task_row,
+)
 from labelloop.testing.label_studio.selection import query_of, select
 from labelloop.testing.label_studio.state import Project, State, Task
 from labelloop.testing.label_studio.validation import is_valid, objects_in
@@ -33,11 +40,13 @@ class TasksApi:
             Call(["GET"], "/api/tasks", self._tasks),
             Call(["GET", "DELETE"], "/api/tasks/{task:int}", self._task),
             Call(["POST"], "/api/tasks/{task:int}/annotations/", self._annotate),
+            Call(["PATCH", "DELETE"], "/api/annotations/{annotation:int}", self._annotation),
+            Call(["DELETE"], "/api/projects/{project:int}/tasks/", self._delete_all),
             Call(["GET"], "/api/projects/{project:int}/next", self._next),
             Call(["POST"], "/api/projects/{project:int}/import", self._import),
             Call(["POST"], "/api/projects/{project:int}/import/predictions", self._import_predictions),
             Call(["GET", "POST"], "/api/predictions", self._predictions),
-            Call(["DELETE"], "/api/predictions/{prediction:int}", self._delete_prediction),
+            Call(["PATCH", "DELETE"], "/api/predictions/{prediction:int}", self._prediction),
             Call(["POST"], "/api/dm/actions", self._action),
             Call(["GET"], "/data/upload/{project:int}/{name}", self._upload),
             Call(["GET"], "/data/local-files/", self._local_file),
@@ -69,7 +78,9 @@ class TasksApi:
         if names == ["id", "data"] and ask.query.get("fields") != "all":
             return {"id": task.id, "data": task.data}
         row = list_task_row(self._state, task, everything=ask.query.get("fields") == "all")
-        return {name: row[name] for name in names if name in row} if names else row
+        if names and "annotations" in row:  # `include` holds for the annotations inside as well
+            row["annotations"] = [_only(names, annotation) for annotation in row["annotations"]]
+        return _only(names, row) if names else row
 
     def _find(self, task_id: Any) -> Task:
         task = self._state.tasks.get(task_id)
@@ -92,10 +103,18 @@ class TasksApi:
 
     def _next(self, ask: Ask) -> dict[str, Any]:
         project = self._projects.find(ask.ids["project"])
-        for task_id in project.task_ids:
-            if not self._state.annotations.get(task_id):
-                return self._given(project, self._state.tasks[task_id], "Sequence queue")
+        left = [task for task in project.task_ids if not self._state.annotations.get(task)]
+        if left and project.sampling == "Uncertainty sampling":
+            return self._given(project, self._state.tasks[self._doubtful(left)], "Active learning or random queue")
+        if left:
+            return self._given(project, self._state.tasks[left[0]], "Sequence queue")
         raise Refused(404, f"There are no tasks for {project.title}")
+
+    def _doubtful(self, tasks: Sequence[int]) -> int:
+        """The lowest score of the selected version, which a title has none of: then any task."""
+        scores = {task: predictions_score(self._state, self._state.tasks[task]) for task in tasks}
+        known = {task: score for task, score in scores.items() if score is not None}
+        return min(known, key=lambda task: known[task]) if known else random.choice(tasks)  # noqa: S311
 
     def _given(self, project: Project, task: Task, queue: str) -> dict[str, Any]:
         titles = [row.title for row in self._state.backends_of(project.id)]
@@ -116,11 +135,38 @@ class TasksApi:
     # --- writing ------------------------------------------------------------------------------------
 
     def _annotate(self, ask: Ask) -> Any:
-        task = self._find(ask.ids["task"])
-        row = self._state.add_annotation(task, ask.json())
+        task, body = self._find(ask.ids["task"]), ask.json()
+        parent = body.get("parent_prediction")
+        if parent is not None and not self._state.has_prediction(parent):
+            errors = {"parent_prediction": [f'Invalid pk "{parent}" - object does not exist.']}
+            raise Refused(400, "Validation error", errors)
+        row = self._state.add_annotation(task, body)
         payload = {"annotation": row, "task": webhook_task_row(self._state, task)}
         self._outgoing.emit(self._state.projects[task.project_id], "ANNOTATION_CREATED", payload)
         return 201, row
+
+    def _annotation(self, ask: Ask) -> Any:
+        found = self._state.annotation(ask.ids["annotation"])
+        if found is None:
+            raise Refused(404, "No Annotation matches the given query.")
+        task = self._state.tasks[found["task"]]
+        project = self._state.projects[task.project_id]
+        if ask.method == "DELETE":
+            self._state.remove_annotation(task, found)
+            self._outgoing.emit(project, "ANNOTATIONS_DELETED", {"annotations": [{"id": found["id"]}]})
+            return 204, None
+        row = self._state.change_annotation(task, found, ask.json())
+        payload = {"annotation": row, "task": webhook_task_row(self._state, task)}
+        self._outgoing.emit(project, "ANNOTATION_UPDATED", payload)
+        return row
+
+    def _delete_all(self, ask: Ask) -> Any:
+        """All tasks of a project; no event is sent."""
+        project = self._projects.find(ask.ids["project"])
+        for task in list(project.task_ids):
+            self._state.remove_task(task)
+        project.task_ids.clear()
+        return 204, None
 
     def _import(self, ask: Ask) -> Any:
         started = time.perf_counter()
@@ -150,7 +196,7 @@ class TasksApi:
         predicted = 0
         for task_id, item in zip(ids, items, strict=True):
             for annotation in item.get("annotations", ()):
-                self._state.add_annotation(self._state.tasks[task_id], annotation)
+                self._state.add_annotation(self._state.tasks[task_id], annotation, imported=True)
             for prediction in item.get("predictions", ()):
                 row = self._state.add_prediction(self._state.tasks[task_id], prediction, touch=False)
                 project.model_version = project.model_version or row["model_version"]
@@ -186,24 +232,50 @@ class TasksApi:
         body["result"] = body["result"] if isinstance(body.get("result"), list) else None
         return 201, self._state.add_prediction(task, body, touch=True)
 
-    def _delete_prediction(self, ask: Ask) -> Any:
-        if not self._state.remove_prediction(ask.ids["prediction"]):
+    def _prediction(self, ask: Ask) -> Any:
+        if ask.method == "DELETE":
+            gone = self._state.remove_prediction(ask.ids["prediction"])
+            row = None
+        else:
+            row = self._state.change_prediction(ask.ids["prediction"], ask.json())
+            gone = row is not None
+        if not gone:
             raise Refused(404, "No Prediction matches the given query.")
-        return 204, None
+        return (204, None) if row is None else row
 
     def _action(self, ask: Ask) -> Any:
-        """`retrieve_tasks_predictions` (always 200) and `next_task` (ordered, ignores locks)."""
+        """`retrieve_tasks_predictions` (always 200), `predictions_to_annotations` and `next_task` (ordered, ignores
+        locks)."""
         project, body = self._projects.find(ask.query.get("project")), ask.json()
         tasks = [self._state.tasks[task] for task in select(self._state, project, body)]
         if ask.query.get("id") == "retrieve_tasks_predictions":
             self._live(project, tasks)
             return {"processed_items": len(tasks), "detail": f"Retrieved {len(tasks)} predictions"}
+        if ask.query.get("id") == "predictions_to_annotations":
+            return self._annotate_all(project, tasks, version=body.get("model_version"))
         if ask.query.get("id") == "next_task":
             for task in tasks:
                 if not self._state.annotations.get(task.id):
                     return self._given(project, task, "Data manager queue")
             raise Refused(404, f"There are no tasks for {project.title}")
         raise Refused(404, f"No action {ask.query.get('id')}")
+
+    def _annotate_all(self, project: Project, tasks: Sequence[Task], *, version: str | None) -> dict[str, Any]:
+        """Annotations that nobody looked at: no origin, no time, no user."""
+        made = []
+        for task in tasks:
+            shown = [row for row in self._state.predictions.get(task.id, ()) if version in (None, row["model_version"])]
+            if shown:
+                item = {"result": shown[-1]["result"], "parent_prediction": shown[-1]["id"]}
+                row = self._state.add_annotation(task, item)
+                row["updated_by"] = None
+                made.append((task, row))
+        payload = {
+            "annotation": [row for _, row in made],
+            "task": [webhook_task_row(self._state, task) for task, _ in made],
+        }
+        self._outgoing.emit(project, "ANNOTATIONS_CREATED", payload)
+        return {"detail": f"Created {len(made)} annotations"}
 
     # --- files --------------------------------------------------------------------------------------
 
@@ -239,6 +311,10 @@ class TasksApi:
         if "authorization" in ask.headers:
             return Response("Only one auth mechanism allowed", 400)
         return _content(ask, uri, self._state.objects[uri]) if uri in self._state.objects else Response(status_code=404)
+
+
+def _only(names: Sequence[str], row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in names if name in row}
 
 
 def _items(body: Any) -> list[dict[str, Any]]:

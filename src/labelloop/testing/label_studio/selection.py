@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,6 +54,10 @@ def query_of(state: State, parameters: dict[str, str]) -> dict[str, Any]:
 def _passes(state: State, task: Task, item: dict[str, Any]) -> bool:
     column = item["filter"].removeprefix("filter:tasks:")
     name, wanted = item["operator"], item["value"]
+    if column == "annotations_ids" and name in ("contains", "not_contains"):
+        # a list of ids in one text; any of them will do
+        ids = {int(part) for part in re.split("[,; ]", wanted) if part.isdigit()}
+        return any(row["id"] in ids for row in state.annotations.get(task.id, ())) is (name == "contains")
     value = _value(state, task, column)
     if value is None:
         return bool(name.startswith("not_"))
@@ -67,6 +72,8 @@ def _value(state: State, task: Task, column: str) -> Any:
         return task.id
     if column.startswith("data."):
         return task.data.get(column.removeprefix("data."))
+    if column == "total_annotations":
+        return sum(not row["was_cancelled"] for row in state.annotations.get(task.id, ()))
     if column == "predictions_score":
         return predictions_score(state, task)
     if column == "predictions_model_versions":

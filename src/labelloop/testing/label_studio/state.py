@@ -182,13 +182,38 @@ class State:
                 for row in rows:
                     if row["id"] == prediction_id:
                         rows.remove(row)
+                        self.forget_parents(row["task"], {prediction_id})
                         return True
         return False
 
-    def add_annotation(self, task: Task, item: dict[str, Any]) -> dict[str, Any]:
+    def forget_parents(self, task_id: int, predictions: set[int]) -> None:
+        """Annotations that began with one of these predictions do not name it any more."""
+        for row in self.annotations.get(task_id, ()):
+            if row["parent_prediction"] in predictions:
+                row["parent_prediction"] = None
+
+    def has_prediction(self, prediction_id: int) -> bool:
+        with self.lock:
+            return any(row["id"] == prediction_id for rows in self.predictions.values() for row in rows)
+
+    def change_prediction(self, prediction_id: int, fields: dict[str, Any]) -> dict[str, Any] | None:
+        """The row with these fields, unchecked, and its task's `updated_at` moved; None when there is none."""
+        with self.lock:
+            for task, rows in self.predictions.items():
+                for row in rows:
+                    if row["id"] == prediction_id:
+                        known = {name: value for name, value in fields.items() if name in row and name != "id"}
+                        row |= known | {"updated_at": timestamp(self.clock())}
+                        self.tasks[task].updated_s = self.clock()
+                        return dict(row)
+        return None
+
+    def add_annotation(self, task: Task, item: dict[str, Any], *, imported: bool = False) -> dict[str, Any]:
+        """`imported`: on SQLite the real one counts on from the highest id that is left, so that ids come again."""
         now = timestamp(self.clock())
+        left = [row["id"] for rows in self.annotations.values() for row in rows] if imported else []
         row = {
-            "id": self.new_id("annotation"),
+            "id": max(left, default=0) + 1 if imported else self._unused_annotation_id(),
             "result": item.get("result", []),
             "was_cancelled": bool(item.get("was_cancelled")),
             "ground_truth": bool(item.get("ground_truth")),
@@ -214,6 +239,30 @@ class State:
             self.annotations.setdefault(task.id, []).append(row)
         task.updated_s = self.clock()
         return row
+
+    def _unused_annotation_id(self) -> int:
+        """An id that no import has given meanwhile."""
+        with self.lock:
+            taken = {row["id"] for rows in self.annotations.values() for row in rows}
+            return next(number for number in iter(lambda: self.new_id("annotation"), None) if number not in taken)
+
+    def annotation(self, annotation_id: int) -> dict[str, Any] | None:
+        rows = (row for rows in self.annotations.values() for row in rows)
+        return next((row for row in rows if row["id"] == annotation_id), None)
+
+    def change_annotation(self, task: Task, row: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
+        """The task's `updated_at` moves as well, a moment later."""
+        with self.lock:
+            for name in ("result", "was_cancelled", "ground_truth", "lead_time"):
+                row[name] = item.get(name, row[name])
+            row["updated_at"] = timestamp(self.clock())
+        task.updated_s = self.clock()
+        return row
+
+    def remove_annotation(self, task: Task, row: dict[str, Any]) -> None:
+        with self.lock:
+            self.annotations[task.id].remove(row)
+        task.updated_s = self.clock()
 
     def remove_project(self, project: Project) -> None:
         with self.lock:

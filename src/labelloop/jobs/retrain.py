@@ -1,0 +1,422 @@
+"""One run of the learning loop: pull, train, evaluate, promote, then new predictions and a new order.
+
+Each stage ends with a row that says which is next (store/runs), so a run goes on at its stage whoever takes it over;
+the folder with its pictures and checkpoints is on one machine, and a worker elsewhere pulls again. Nothing is live
+before `promote`, which is one statement: a run that dies anywhere leaves the old version or the new one, never half.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any, NamedTuple
+
+import msgspec
+
+from labelloop.core.cards import ModelCard
+from labelloop.core.errors import JobError, LabelloopError
+from labelloop.core.regions import Prediction
+from labelloop.core.settings import Settings
+from labelloop.core.tasks import Task
+from labelloop.engines.base import cpu_threads
+from labelloop.jobs.folder import Fetch, read_folder, write_folder
+from labelloop.jobs.kinds import Held
+from labelloop.jobs.patience import Interrupted, Patience
+from labelloop.jobs.pull import pull
+from labelloop.jobs.training import Training
+from labelloop.labelstudio.client import Client
+from labelloop.labelstudio.filters import parse_filters
+from labelloop.labelstudio.labelmap import read_labels_file
+from labelloop.labelstudio.records import Project
+from labelloop.learning.evaluate import Evaluation, evaluate, held_out
+from labelloop.learning.manifest import Manifest
+from labelloop.learning.manifest import Options as DataOptions
+from labelloop.learning.promote import Gate, judge
+from labelloop.learning.trainers.base import (
+    Progress,
+    Stopped,
+    Trained,
+    TrainerRefused,
+    TrainRequest,
+    decode,
+    encode,
+    load_trainer,
+    replace_file,
+)
+from labelloop.learning.trainers.process import Limits
+from labelloop.learning.trainers.process import run as run_trainer
+from labelloop.serving.models import add_model
+from labelloop.serving.projects import View, build_view
+from labelloop.store import schema
+from labelloop.store.jobs import Job, Options, Work
+from labelloop.store.lineage import Lineage
+from labelloop.store.registry import ModelVersion
+from labelloop.store.runs import Outcome, Point, Run, Stage, thinned
+
+LOOK_S = 0.5
+"""How long one step waits for the trainer or for the job that refreshes predictions, before it says how far it is."""
+
+FROM_BASE = ("head", "full")
+FROM_NOTHING = ("scratch",)
+OUTCOMES: Mapping[str, Outcome] = {"promote": "promoted", "keep": "refused", "ask": "waits"}
+
+Reorder = Callable[[Client, int, View], None]
+"""Writes the order of a project's tasks for the version of the view: jobs/order."""
+
+
+class Parts(NamedTuple):
+    """What a run works with. `predict(tasks, view)` is the serving path at bulk priority, `warm(version)` returns when
+    the version is loaded here."""
+
+    settings: Settings
+    training: Training
+    client: Client
+    fetch: Fetch
+    predict: Callable[[Sequence[Task], View], Sequence[Prediction]]
+    warm: Callable[[ModelVersion], object]
+    reorder: Reorder
+    patience: Patience
+
+
+class Retrain:
+    """A run in the hands of one worker: call `advance` until it says False, then `close`."""
+
+    def __init__(self, job: Job, run: Run, parts: Parts, held: Held) -> None:
+        self._job = job
+        self._run = run
+        self._parts = parts
+        self._held = held
+        self._folder = runs_folder(parts.settings) / job.id
+        self._data = self._folder / "data"
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"train-{job.id}")
+        self._closing = Event()
+        self._trainer: Future[Trained] | None = None
+        self._news: list[Progress] = []
+        self._news_lock = Lock()
+        self._stages: Mapping[Stage, Callable[[], Stage]] = {
+            "pull": self._pull,
+            "train": self._train,
+            "evaluate": self._evaluate,
+            "promote": self._promote,
+            "refresh": self._refresh,
+            "order": self._order,
+        }
+
+    def advance(self) -> bool:
+        """Do a part of the stage. False when the run is done."""
+        self._held.check()
+        if self._run.stage != "done":
+            following = self._stages[self._run.stage]()
+            if following != self._run.stage:
+                self._note(stage=following)
+        if self._run.stage == "done" and self._run.ended_at is None:
+            self._note(ended_at=schema.now())
+            self._tidy()
+        return self._run.stage != "done"
+
+    def close(self) -> None:
+        """Stop what is at work; a training goes on from its checkpoint when the run does."""
+        self._closing.set()
+        self._parts.patience.end()
+        self._threads.shutdown()
+        self._parts.client.close()
+
+    # --- pull -------------------------------------------------------------------------------------------
+
+    def _pull(self) -> Stage:
+        options = self._run.options
+        asked = DataOptions(val_share=options.val_share, annotators=options.annotators)
+        manifest = pull(self._parts.client, self._project(), asked, ask=self._parts.patience)
+        if not any(item.drawn for item in manifest.on("train")):
+            return self._decline("There is nothing to learn from: nobody has drawn a box on a picture to train on.")
+        shutil.rmtree(self._data, ignore_errors=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        limit = self._parts.settings.media_max_pixels
+        folder = write_folder(
+            manifest, self._data, self._parts.fetch, max_pixels=limit, progress=lambda *_: self._held.check()
+        )
+        self._note(manifest=folder.manifest.digest, counts=counts_of(folder.manifest))
+        for left in folder.manifest.left_out[:10]:
+            self._held.tell("info", f"Task {left.task_id} is left out: {left.reason} {left.detail}")
+        twin = self._twin()
+        if twin is not None:
+            return self._decline(
+                f"Nothing has changed since run {twin.job_id}, which ended so: {twin.verdict} "
+                "Another --budget, --trainer or model would make a difference."
+            )
+        return "train"
+
+    def _twin(self) -> Run | None:
+        """An earlier run that did exactly this."""
+        mine = self._run
+        for run in self._parts.training.runs.of_project(self._job.project_id):
+            same = (run.manifest, run.base, run.options) == (mine.manifest, mine.base, mine.options)
+            if same and run.job_id != mine.job_id and run.outcome in ("promoted", "refused", "waits"):
+                return run
+        return None
+
+    # --- train ------------------------------------------------------------------------------------------
+
+    def _train(self) -> Stage:
+        if not self._data.is_dir():  # another machine began
+            return "pull"
+        if self._trainer is None:
+            self._trainer = self._start()
+        wait([self._trainer], timeout=LOOK_S)
+        self._draw_curve()
+        if not self._trainer.done():
+            return "train"
+        try:
+            trained = self._trainer.result()
+        except Stopped as stopped:
+            raise Interrupted from stopped
+        candidate = self._add(trained)
+        self._held.tell("info", f"{self._run.trainer} has made {candidate.id}.")
+        self._note(candidate=candidate.id)
+        return "evaluate"
+
+    def _start(self) -> Future[Trained]:
+        done = self._folder / "trained.json"
+        if done.is_file():  # killed between the end of the training and the row that says so
+            made: Future[Trained] = Future()
+            made.set_result(decode(done.read_bytes(), Trained))
+            return made
+        name, request = self._choose()
+        self._held.tell("info", f"{name} trains {request.budget_s:g} s from {self._run.base or 'nothing'}.")
+        self._note(trainer=name)
+        limits = Limits(memory_bytes=self._run.options.memory_mb * 10**6)
+
+        def work() -> Trained:
+            trained = run_trainer(name, request, on_event=self._hear, should_stop=self._closing.is_set, limits=limits)
+            replace_file(done, lambda path: _write(path, encode(trained)))
+            return trained
+
+        return self._threads.submit(work)
+
+    def _choose(self) -> tuple[str, TrainRequest]:
+        """The trainer that the options name, else the first that can do it. Raises TrainerRefused with all reasons."""
+        wanted = self._run.options.trainer
+        base = self._base()
+        names = (wanted,) if wanted != "auto" else (*(FROM_BASE if base else ()), *FROM_NOTHING)
+        reasons = []
+        for name in names:
+            request = self._request(base if name not in FROM_NOTHING else None)
+            reason = load_trainer(name).refuses(request)
+            if reason is None:
+                if name in FROM_NOTHING and base is not None:
+                    self._held.tell("warning", f"{base.id} cannot be trained further, so a new one begins.")
+                return name, request
+            reasons.append(f"{name}: {reason}")
+            self._held.tell("info", reasons[-1])
+        raise TrainerRefused(
+            f"No trainer can do this. {' '.join(reasons)}", hint="See docs/learning.md; --trainer chooses one."
+        )
+
+    def _base(self) -> ModelVersion | None:
+        return self._parts.training.registry.catalogue().find(self._run.base) if self._run.base else None
+
+    def _request(self, base: ModelVersion | None) -> TrainRequest:
+        options, settings = self._run.options, self._parts.settings
+        return TrainRequest(
+            data=self._data,
+            labels=read_folder(self._data).manifest.labels,
+            out=self._folder / "out",
+            budget_s=options.budget_s,
+            base=self._parts.training.registry.path(base) if base else None,
+            base_card=base.card if base else None,
+            threads=settings.threads or cpu_threads(),
+            device="cpu" if settings.device == "auto" else settings.device,
+            seed=options.seed,
+            options=dict(options.trainer_options),
+        )
+
+    def _add(self, trained: Trained) -> ModelVersion:
+        """The candidate in the registry. It serves nobody there: only a pointer at its very number would."""
+        training, run = self._parts.training, self._run
+        base = self._base()
+        name = base.name if base else f"project-{self._job.project_id}"
+        card: ModelCard = msgspec.structs.replace(trained.card, name=name)
+        version = add_model(training.registry, trained.model, card, self._parts.settings, trained=True)
+        training.lineages.record(self._lineage(version, seconds=run.curve[-1].seconds if run.curve else 0.0))
+        return version
+
+    def _lineage(self, version: ModelVersion, *, seconds: float) -> Lineage:
+        run = self._run
+        return Lineage(
+            name=version.name,
+            number=version.number,
+            project_id=self._job.project_id,
+            parent=run.base,
+            manifest=run.manifest,
+            trainer=run.trainer,
+            seconds=seconds,
+            by=run.reason,
+            at=schema.now(),
+            options=msgspec.to_builtins(run.options),
+        )
+
+    def _hear(self, progress: Progress) -> None:
+        """In the trainer's thread."""
+        with self._news_lock:
+            self._news.append(progress)
+
+    def _draw_curve(self) -> None:
+        with self._news_lock:
+            news, self._news = self._news, []
+        if not news:
+            return
+        points = [Point(round(one.seconds, 2), one.step, one.loss, one.metrics) for one in news]
+        self._note(curve=thinned((*self._run.curve, *points)))
+        for one in news:
+            if one.message:
+                self._held.tell("info", one.message)
+
+    # --- evaluate, promote ------------------------------------------------------------------------------
+
+    def _evaluate(self) -> Stage:
+        if not self._data.is_dir():
+            return "pull"
+        catalogue = self._parts.training.registry.catalogue()
+        candidate = self._measure(catalogue.find(self._run.candidate))
+        serving = catalogue.of_project(self._job.project_id)
+        live = self._measure(serving) if serving is not None else None
+        options = self._run.options
+        gate = Gate(mode=options.promotion, margin=options.margin, min_pictures=options.min_held_out)
+        verdict = judge(candidate, live, gate)
+        metrics = {"candidate": candidate.measures} | ({"live": live.measures} if live else {})
+        self._note(metrics=metrics, verdict=verdict.sentence + ".", outcome=OUTCOMES[verdict.decision])
+        training, version = self._parts.training, catalogue.find(self._run.candidate)
+        made = training.lineages.of(version.name, version.number) or self._lineage(version, seconds=0.0)
+        told = {"metrics": msgspec.to_builtins(metrics), "verdict": msgspec.to_builtins(verdict)}
+        training.lineages.record(msgspec.structs.replace(made, **told))
+        self._held.tell("info", f"{self._run.candidate}: {verdict.sentence}.")
+        return "promote" if verdict.promoted else "done"
+
+    def _measure(self, version: ModelVersion) -> Evaluation:
+        self._parts.warm(version)
+        return evaluate(held_out(self._data), self._view(version), self._ask)
+
+    def _ask(self, tasks: Sequence[Task], view: View) -> Sequence[Prediction]:
+        self._held.check()
+        return self._parts.predict(tasks, view)
+
+    def _promote(self) -> Stage:
+        registry = self._parts.training.registry
+        candidate = registry.catalogue().find(self._run.candidate)
+        self._parts.warm(candidate)  # before anybody is sent to it
+        registry.bind(self._job.project_id, candidate.id, reason=self._run.verdict, by="the learning loop")
+        self._held.tell("info", f"{candidate.id} is live.")
+        self._note(outcome="promoted")
+        return "refresh"
+
+    # --- after it ---------------------------------------------------------------------------------------
+
+    def _refresh(self) -> Stage:
+        """New predictions for tasks that nobody has touched, as a job of its own: to be seen, cancelled, resumed."""
+        jobs = self._parts.training.jobs
+        number = self._run.counts.get("refresh_job")
+        if number is None:
+            version = self._parts.training.registry.catalogue().find(self._run.candidate)
+            options = Options(only_missing=True, filters=parse_filters(["total_annotations=0"]))
+            work = Work(self._job.label_studio, self._job.project_id, version.id, self._view(version).name, options)
+            number = jobs.create(work)[0].id
+            self._note(counts={**self._run.counts, "refresh_job": number})
+        job = jobs.get(str(number))
+        if not job.ended:
+            self._closing.wait(LOOK_S)
+            return "refresh"
+        if job.state != "done":
+            self._held.tell("warning", f"New predictions: job {job.id} is {job.state}. {job.error}")
+        return "order"
+
+    def _order(self) -> Stage:
+        version = self._parts.training.registry.catalogue().find(self._run.candidate)
+        try:
+            self._parts.reorder(self._parts.client, self._job.project_id, self._view(version))
+        except LabelloopError as error:  # the new version is live; that tasks keep their old order undoes nothing
+            hint = f"Try again: labelloop order {self._job.project_id}"
+            self._held.tell("warning", f"Tasks keep the order that they have: {error} {hint}")
+        if not self._run.options.keep_old:
+            self._remove_old(self._view(version).name)
+        return "done"
+
+    def _remove_old(self, current: str) -> None:
+        """Label Studio forgets which version the project shows when another one is deleted: that is set again."""
+        client, number = self._parts.client, self._job.project_id
+        names = [row.model_version for row in client.model_versions(number)]
+        for name in names:
+            if name and name != current:
+                client.delete_model_version(number, name)
+        client.set_project(number, model_version=current)
+
+    # --- shared -----------------------------------------------------------------------------------------
+
+    def _project(self) -> Project:
+        return self._parts.patience(lambda: self._parts.client.project(self._job.project_id))
+
+    def _view(self, version: ModelVersion) -> View:
+        settings = self._parts.settings
+        aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
+        config = self._project().label_config
+        return build_view(version, config, threshold=settings.score_threshold, aliases=aliases)
+
+    def _decline(self, why: str) -> Stage:
+        self._held.tell("info", why)
+        self._note(verdict=why, outcome="declined")
+        return "done"
+
+    def _note(self, **values: Any) -> None:
+        """Keep it in the row and here."""
+        self._parts.training.runs.update(self._job.id, **values)
+        run = self._parts.training.runs.find(self._job.id)
+        if run is None:
+            raise JobError(f"The run {self._job.id} is gone from the store.")
+        self._run = run
+
+    def _tidy(self) -> None:
+        """The pictures and checkpoints of a run that is done are of no use to anybody; its log is."""
+        log = self._folder / "out" / "log.txt"
+        if log.is_file():
+            shutil.move(log, self._folder / "log.txt")
+        for part in ("data", "out"):
+            shutil.rmtree(self._folder / part, ignore_errors=True)
+        (self._folder / "trained.json").unlink(missing_ok=True)
+
+
+def runs_folder(settings: Settings) -> Path:
+    """Where runs keep their pictures, checkpoints and logs."""
+    return settings.home / "runs"
+
+
+def sweep(settings: Settings, training: Training, *, kept_s: float = 86_400.0) -> int:
+    """Remove what runs left that nobody will go on with; how many. A failed or cancelled one keeps its checkpoint for a
+    day, because `labelloop jobs resume` goes on from it."""
+    removed = 0
+    for folder in runs_folder(settings).glob("*"):
+        try:
+            job = training.jobs.get(folder.name)
+        except LabelloopError:
+            job = None
+        old = job is not None and job.finished_at is not None and time.time() - job.finished_at.timestamp() > kept_s
+        if job is None or (old and job.state != "done"):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed += 1
+    return removed
+
+
+def counts_of(manifest: Manifest) -> dict[str, Any]:
+    """What a data set holds, in numbers."""
+    boxes: dict[str, int] = dict.fromkeys(manifest.labels, 0)
+    for item in manifest.items:
+        for drawn in item.drawn:
+            boxes[drawn.label] += 1
+    sides = {side: len(manifest.on(side)) for side in ("train", "val")}
+    return {**sides, "boxes": sum(boxes.values()), "by_label": boxes, "left_out": len(manifest.left_out)}
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -1,0 +1,173 @@
+"""Asking for training: the command line, the JSON API, the Start Training button and the triggers all come here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+
+from labelloop.core.errors import JobError, LabelloopError
+from labelloop.store.jobs import Job, Jobs, Work
+from labelloop.store.lineage import Lineages
+from labelloop.store.loops import Loop, LoopOptions, Loops, News
+from labelloop.store.registry import Registry
+from labelloop.store.runs import Run, Runs
+
+KIND = "retrain"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What became of a press on Start Training; the message is for the person who pressed."""
+
+    status: Literal["accepted", "running", "declined"]
+    message: str
+    job: str = ""
+
+
+class LoopState(msgspec.Struct, frozen=True):
+    """Where a project's loop is. `next` says in words what happens next; `run` is its latest run, with its job."""
+
+    project_id: int
+    enabled: bool
+    options: LoopOptions
+    news: News
+    next: str
+    run: Run | None = None
+    job: Job | None = None
+
+
+class Training(NamedTuple):
+    """The rows that training is about."""
+
+    registry: Registry
+    jobs: Jobs
+    loops: Loops
+    runs: Runs
+    lineages: Lineages
+
+    @classmethod
+    def over(cls, engine: sa.Engine, registry: Registry, jobs: Jobs) -> Training:
+        return cls(registry, jobs, Loops(engine), Runs(engine), Lineages(engine))
+
+    def begin(self, project_id: int, label_studio: str, options: LoopOptions, *, reason: str) -> tuple[Job, bool]:
+        """Queue a run, and True; or the run of this project that has not ended yet, and False: what changed since it
+        read the annotations counts for the next one."""
+        live = self.registry.catalogue().of_project(project_id)
+        base = live.id if live is not None else ""
+        # the version stays empty: one run per project, whatever model it begins with
+        job, new = self.jobs.create(Work(label_studio, project_id, base, "", kind=KIND))
+        if new:
+            self.runs.create(job.id, project_id, reason=reason, options=options, base=base)
+        return job, new
+
+    def ask(self, project_id: int | None, *, event: int) -> Request:
+        """Somebody pressed Start Training in Label Studio; it is recorded as `event`, and `jobs/triggers` begins within
+        seconds. Here we only say what will come of it."""
+        if project_id is None:
+            return Request("declined", "The request names no project.")
+        running = self.unfinished(project_id)
+        if running is not None:
+            return Request("running", f"Training is running already: job {running.id}.", running.id)
+        address = self.address_of(project_id)
+        if address is None:
+            return Request("declined", f"Connect the project first: labelloop connect {project_id} --url … --token …")
+        if self.loops.find(project_id) is None:
+            self.loops.set(project_id, address, enabled=False, options=LoopOptions(), seen_event=event - 1)
+        return Request("accepted", "Training begins.")
+
+    def approve(self, project_id: int) -> Job:
+        """Put the candidate of the latest run live although, or because, the gate left it to a person. Raises JobError
+        when nothing waits."""
+        for run in self.runs.of_project(project_id, limit=1):
+            if run.candidate and run.outcome in ("waits", "refused"):
+                self.runs.update(run.job_id, stage="promote", outcome="promoted", ended_at=None)
+                return self.jobs.resume(run.job_id)
+        raise JobError(f"No new version of project {project_id} waits.", hint=f"See: labelloop loop {project_id}")
+
+    def unfinished(self, project_id: int) -> Job | None:
+        """The run of a project that waits or works now."""
+        address = self.address_of(project_id)
+        for run in self.runs.of_project(project_id, limit=3):
+            if run.ended_at is None:
+                job = self._job(run)
+                if job is not None and not job.ended and address in (None, job.label_studio):
+                    return job
+        return None
+
+    def address_of(self, project_id: int) -> str | None:
+        """Which Label Studio a project belongs to: as its loop says, else the one that was connected last."""
+        loop = self.loops.find(project_id)
+        if loop is not None and loop.label_studio:
+            return loop.label_studio
+        return next((url for url, _ in self.registry.connections()), None)
+
+    def state(self, project_id: int) -> LoopState:
+        """Raises LoopNotFound."""
+        loop = self.loops.get(project_id)
+        news = self.loops.news(loop)
+        run = next(iter(self.runs.of_project(project_id, limit=1)), None)
+        job = self._job(run) if run is not None else None
+        return LoopState(project_id, loop.enabled, loop.options, news, self._next(loop, news, run, job), run, job)
+
+    def _job(self, run: Run) -> Job | None:
+        try:
+            return self.jobs.get(run.job_id)
+        except LabelloopError:
+            return None
+
+    def _next(self, loop: Loop, news: News, run: Run | None, job: Job | None) -> str:
+        if job is not None and not job.ended and run is not None:
+            return f"A run is at work: {run.stage} (job {job.id})."
+        if not loop.enabled:
+            return f"Off. Switch it on: labelloop loop {loop.project_id} on"
+        options = loop.options
+        if news.tasks >= options.min_new:
+            return f"{news.tasks} of {options.min_new} tasks changed; it begins after {options.quiet_s:g} quiet s."
+        return f"{news.tasks} of {options.min_new} new annotations."
+
+
+def loop_options(known: LoopOptions | None, changes: Mapping[str, Any]) -> LoopOptions:
+    """`known`, or the defaults, with `changes`. Raises JobError that says which one cannot be."""
+    values = msgspec.to_builtins(known or LoopOptions()) | dict(changes)
+    try:
+        return msgspec.convert(values, LoopOptions)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise JobError(f"The loop cannot run like that: {error}.", hint="See: labelloop loop --help") from error
+
+
+def summary(run: Run) -> list[str]:
+    """What a run did, a line each, for people."""
+    lines = []
+    counts = run.counts
+    if counts:
+        shown = [f"{counts.get('train', 0)} pictures to train on", f"{counts.get('val', 0)} held out"]
+        lines.append(", ".join([*shown, f"{counts.get('boxes', 0)} boxes"]))
+    if run.trainer:
+        made = f": {run.candidate}" if run.candidate else ""
+        lines.append(f"trained by {run.trainer} from {run.base or 'nothing'}{made}")
+    for name, figures in run.metrics.items():
+        if isinstance(figures, Mapping) and "ap50" in figures:
+            lines.append(f"{name}: AP50 {figures['ap50']:.3f}, AP {figures['ap']:.3f}")
+    if run.verdict:
+        lines.append(run.verdict)
+    return lines
+
+
+def describe_stage(run: Run) -> str:
+    """What a run does now, for a status line."""
+    doing = {
+        "pull": "reads annotations",
+        "train": f"trains with {run.trainer or '…'}",
+        "evaluate": "compares on held-out pictures",
+        "promote": "puts the new version live",
+        "refresh": "predicts the tasks that nobody has touched",
+        "order": "puts the most uncertain first",
+        "done": "is done",
+    }[run.stage]
+    if run.stage == "train" and run.curve:
+        last = run.curve[-1]
+        doing += f", {last.seconds:.0f} of {run.options.budget_s:.0f} s"
+        doing += f", loss {last.loss:.3g}" if last.loss is not None else ""
+    return doing
