@@ -23,7 +23,7 @@ from labelloop.learning.curve import (
     verdicts,
     write_csv,
 )
-from labelloop.learning.simulate import FULL, Row
+from labelloop.learning.simulation import FULL, Row
 
 
 def row(strategy: str, seed: int, pictures: int, ap50: float, *, ap: float = 0.5, edits: int = 10) -> Row:

@@ -20,7 +20,8 @@ from labelloop.learning.labelled import Source, manifest_of
 from labelloop.learning.manifest import Options
 from labelloop.learning.pool import Observation
 from labelloop.learning.rounds import Pictures
-from labelloop.learning.simulate import FULL, At, Plan, Row, Simulation, Step, acquisition_of, begin, chosen
+from labelloop.learning.simulate import At, Simulation, chosen
+from labelloop.learning.simulation import FULL, Plan, Row, Step, acquisition_of, begin
 from labelloop.learning.trainers.base import Progress, Trained, TrainerRefused, TrainRequest, load_trainer
 from reference.numbered import write_numbered
 
@@ -166,6 +167,15 @@ def test_a_lost_file_makes_only_what_depends_on_it_anew(desk: Desk) -> None:
     assert desk.trainings[done:] == ["0 8", "0 16"]
 
 
+def test_a_batch_of_another_size_is_chosen_anew_with_all_that_follows(desk: Desk) -> None:
+    plan = msgspec.structs.replace(PLAN, seeds=1, strategies=("random",), full=False)
+    list(desk.simulation(plan).run())
+    done = len(desk.trainings)
+    list(desk.simulation(msgspec.structs.replace(plan, budgets=(4, 8, 12, 16))).run())
+    assert desk.trainings[done:] == ["0 8", "0 12", "0 16"]
+    assert len(desk.step("random", 0, 8).chosen) == len(desk.step("random", 0, 12).chosen) == 4
+
+
 def test_progress_grows_to_the_number_of_trainings(desk: Desk) -> None:
     told: list[At] = []
     list(desk.simulation(msgspec.structs.replace(PLAN, seeds=1), tell=told.append).run())
@@ -205,7 +215,7 @@ def test_a_folder_belongs_to_one_simulation(tmp_path: Path) -> None:
         ({"strategies": ()}, "one strategy at least"),
         ({"strategies": ("random", "random")}, "each once"),
         ({"strategies": (FULL,)}, "Training on everything is no strategy"),
-        ({"train_s": -1.0}, "-1 s are no time to train"),
+        ({"train_s": 0.0}, "0 s are no time to train"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(change: dict[str, Any], sentence: str) -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from labelloop.core.settings import Settings
     from labelloop.core.tasks import MediaRef
     from labelloop.learning.manifest import Manifest
-    from labelloop.learning.simulate import At, Row, Simulation
+    from labelloop.learning.simulate import At, Simulation
+    from labelloop.learning.simulation import Row
 
 PICTURES = "pictures"
 CURVE = "curve"
@@ -63,7 +64,8 @@ def simulate(
     from labelloop.learning.curve_figure import require
     from labelloop.learning.measures import require as require_measures
     from labelloop.learning.rounds import Pictures
-    from labelloop.learning.simulate import Machine, Plan, Simulation, begin
+    from labelloop.learning.simulate import Machine, Simulation
+    from labelloop.learning.simulation import Plan, begin
 
     settings, screen = read_settings(), console()
     require()
@@ -77,7 +79,7 @@ def simulate(
         seeds=seeds,
         budgets=_numbers(budget),
         trainer=trainer or ("scratch" if base is None else "head"),
-        train_s=train_seconds or (USUAL_S if train_steps is None else NO_HURRY_S),
+        train_s=_seconds(train_seconds, train_steps),
         full=full,
         options={} if train_steps is None else {"max_steps": train_steps},
         threshold=settings.score_threshold,
@@ -153,6 +155,12 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+def _seconds(seconds: float | None, steps: int | None) -> float:
+    if seconds is not None:
+        return seconds
+    return USUAL_S if steps is None else NO_HURRY_S
+
+
 def _digest(*parts: Path | str | None) -> str:
     """Of the contents of files, and of words."""
     digest = hashlib.sha256()
@@ -167,7 +175,7 @@ def _device(settings: Settings) -> str:
 
 
 def _open_folder(out: Path, resume: bool) -> None:
-    from labelloop.learning.simulate import PLAN
+    from labelloop.learning.simulation import PLAN
 
     if out.is_file():
         raise SimulationError(f"{out} is a file.", hint="Name a folder with -o.")
@@ -228,11 +236,11 @@ def _report(rows: Sequence[Row], out: Path, dataset: Path, screen: Console) -> N
 
     from labelloop.learning.curve import points, strategies_of, verdicts, write_csv
     from labelloop.learning.curve_figure import draw
-    from labelloop.learning.simulate import FULL
+    from labelloop.learning.simulation import FULL
 
     write_csv(out / f"{CURVE}.csv", rows)
     draw(rows, out / CURVE, title=f"Learning curve on {dataset.absolute().parent.name}/{dataset.name}")
-    table = Table("strategy", "pictures", "boxes", "hours", "AP50", "AP", "edits per picture", box=None)
+    table = Table("strategy", "pictures", "boxes", "hours", "AP50", "AP", "edits", box=None)
     for name in (*strategies_of(rows), FULL):
         for point in points(rows, name):
             table.add_row(
@@ -246,7 +254,10 @@ def _report(rows: Sequence[Row], out: Path, dataset: Path, screen: Console) -> N
     screen.print(table)
     for sentence in verdicts(rows):
         screen.print(sentence, markup=False)
-    screen.print(f"Hours are estimates from assumed times per action. See {out / CURVE}.png, .svg, .csv", markup=False)
+    screen.print(
+        "Edits are per picture of the last batch, hours estimates from assumed times per action.", markup=False
+    )
+    screen.print(f"See {out / CURVE}.png, .svg, .csv", markup=False)
 
 
 @contextmanager

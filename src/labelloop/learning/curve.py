@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from labelloop.learning.simulate import FULL, Row
+from labelloop.learning.simulation import FULL, Row
 from labelloop.learning.trainers.base import replace_file
 
 CONTROL = "random"

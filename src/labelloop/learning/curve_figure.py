@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from labelloop.core.errors import SimulationError
 from labelloop.learning.curve import CONTROL, Point, Spread, points, spread, strategies_of
-from labelloop.learning.simulate import FULL, Row
+from labelloop.learning.simulation import FULL, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,128 +10,26 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import SimulationError
-from labelloop.learning.acquisition import Acquisition
-from labelloop.learning.annotator import Actions, Times, correct
+from labelloop.learning.annotator import Actions, correct
 from labelloop.learning.measures import Measures
 from labelloop.learning.pool import Observation, pool_of
 from labelloop.learning.rounds import Model, Pictures, Seen, look, measured, open_model, truth_on, write_round
 from labelloop.learning.select import rank
-from labelloop.learning.trainers.base import Progress, TrainerRefused, TrainRequest, load_trainer, replace_file
+from labelloop.learning.simulation import FULL, Plan, Row, Step, acquisition_of, save
+from labelloop.learning.trainers.base import Progress, TrainerRefused, TrainRequest, load_trainer
 from labelloop.learning.trainers.process import run as train
 
-FULL = "full"
-"""The name under which rounds that train on everything are kept."""
-PLAN = "plan.json"
-_TRAINED_SHARE = 0.85  # of a round, for the progress: the rest is measuring and looking
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """Everything that decides what a simulation finds. `data` and `start` are digests. Strategies, the number of seeds,
-    more budgets, and `full` may change when a simulation goes on; nothing else may."""
-
-    data: str
-    start: str
-    strategies: tuple[str, ...]
-    seeds: int
-    budgets: tuple[int, ...]
-    trainer: str
-    train_s: float
-    full: bool = True
-    options: dict[str, Any] = {}
-    threshold: float | None = None
-    times: Times = Times()
-
-    def __post_init__(self) -> None:
-        for name in self.strategies:
-            acquisition_of(name, seed=0)
-        if not self.strategies or len(set(self.strategies)) < len(self.strategies):
-            raise SimulationError(
-                "There must be one strategy at least, each once.", hint="--strategy uncertainty,random"
-            )
-        if self.seeds < 1:
-            raise SimulationError(f"{self.seeds} seeds are no simulation.", hint="Take 3 or more, to see the spread.")
-        if not self.budgets or self.budgets[0] < 1 or any(b <= a for a, b in pairwise(self.budgets)):
-            raise SimulationError(
-                f"The budgets {', '.join(map(str, self.budgets)) or '(none)'} do not grow.",
-                hint="Give numbers of pictures, each larger than the one before: --budget 20,40,80",
-            )
-        if self.train_s <= 0:
-            raise SimulationError(f"{self.train_s:g} s are no time to train.", hint="Give seconds: --train-seconds 60")
-
-    def contradiction(self, earlier: Plan) -> str | None:
-        """Why this plan cannot go on where `earlier` was, as a sentence; None when it can."""
-        free = ("strategies", "seeds", "budgets", "full")
-        for name in self.__struct_fields__:
-            mine, theirs = getattr(self, name), getattr(earlier, name)
-            if name not in free and mine != theirs:
-                value = "" if name in ("data", "start") else f": {theirs} then, {mine} now"
-                return f"The folder holds a simulation with another {_NAMES[name]}{value}."
-        common = min(len(self.budgets), len(earlier.budgets))
-        if self.budgets[:common] != earlier.budgets[:common]:
-            then = ",".join(map(str, earlier.budgets))
-            return f"The folder holds a simulation with the budgets {then}, which can only be continued at their end."
-        return None
-
-
-_NAMES = {
-    "data": "data set or split",
-    "start": "model to start from",
-    "trainer": "trainer",
-    "train_s": "training time",
-    "options": "number of steps",
-    "threshold": "threshold",
-    "times": "set of times per action",
-}
-
-
-class Row(msgspec.Struct, frozen=True):
-    """A point of the curve: what one strategy has reached with one seed after `pictures`, on which there are `boxes`.
-
-    `seconds` of work are estimated, all batches together. `batch` to `added` describe the last batch alone: so many
-    pictures, the time for them, and what people did on them, who were shown the model of the round before. `ap` and
-    `ap50` in [0, 1] are of the held-out pictures.
-    """
-
-    strategy: str
-    seed: int
-    pictures: int
-    boxes: int
-    seconds: float
-    batch: int
-    batch_seconds: float
-    accepted: int
-    moved: int
-    deleted: int
-    added: int
-    ap: float
-    ap50: float
-    train_seconds: float
-
-    @property
-    def edits_per_picture(self) -> float:
-        return (self.moved + self.deleted + self.added) / self.batch
-
-    @property
-    def seconds_per_picture(self) -> float:
-        return self.batch_seconds / self.batch
-
-
-class Step(msgspec.Struct, frozen=True):
-    """A row, which pictures were `chosen` after it by their ids, and what people did on those."""
-
-    row: Row
-    chosen: tuple[int, ...] = ()
-    actions: Actions = Actions()
+_TRAINED_SHARE = 0.85
+"""Of a round, for the progress; the rest is measuring and looking."""
 
 
 class Machine(NamedTuple):
@@ -240,7 +138,7 @@ class Simulation:
 
     def _is_done(self, name: str, seed: int, number: int) -> bool:
         step = self._read(name, seed, self.plan.budgets[number])
-        return step is not None and len(step.chosen) >= self._next(number)
+        return step is not None and self._next(number) in (0, len(step.chosen))
 
     def _next(self, number: int) -> int:
         """How many pictures are chosen after this budget."""
@@ -277,13 +175,15 @@ class Simulation:
 
     def _play(self, names: Sequence[str], seed: int, state: _State, wanted: int) -> Iterator[Row]:
         """Train once, measure, and let each strategy choose its next `wanted` pictures."""
+        self._forget(names, seed, beyond=len(state.labelled))
         at = At(self._done, self._of, names[0], seed, len(state.labelled), "training")
         self._tell(at)
         scratch = self._folder / "rounds" / _file_name(names[0], seed, len(state.labelled))
         model, seconds = self._train(state.labelled, seed, scratch, at)
         self._tell(at._replace(done=self._done + _TRAINED_SHARE, doing="measuring"))
         measures = measured(model, self._pictures)
-        rest = [item for one, item in self._pool.items() if one not in set(state.labelled)] if wanted else []
+        labelled = set(state.labelled)
+        rest = [item for one, item in self._pool.items() if one not in labelled] if wanted else []
         seen = look(model, self._pictures, rest)
         for name in names:
             row = self._row(name, seed, state, measures, seconds)
@@ -353,6 +253,13 @@ class Simulation:
     def _path(self, name: str, seed: int, size: int) -> Path:
         return self._folder / "steps" / f"{_file_name(name, seed, size)}.json"
 
+    def _forget(self, names: Sequence[str], seed: int, *, beyond: int) -> None:
+        """Steps that follow one that is played anew were found after other pictures."""
+        for name in names:
+            for size in self.plan.budgets:
+                if size > beyond:
+                    self._path(name, seed, size).unlink(missing_ok=True)
+
     def _read(self, name: str, seed: int, size: int) -> Step | None:
         path = self._path(name, seed, size)
         return msgspec.json.decode(path.read_bytes(), type=Step) if path.is_file() else None
@@ -360,21 +267,7 @@ class Simulation:
     def _write(self, step: Step) -> None:
         path = self._path(step.row.strategy, step.row.seed, step.row.pictures)
         path.parent.mkdir(exist_ok=True)
-        replace_file(path, lambda fresh: _save(fresh, msgspec.json.encode(step)))
-
-
-def begin(folder: Path, plan: Plan) -> None:
-    """Note in `folder` what is simulated there. Raises SimulationError where that is something else already."""
-    path = folder / PLAN
-    if path.is_file():
-        try:
-            earlier = msgspec.json.decode(path.read_bytes(), type=Plan)
-        except msgspec.MsgspecError as error:
-            raise SimulationError(f"{path} cannot be read: {error}.", hint="Give another folder with -o.") from error
-        why = plan.contradiction(earlier)
-        if why:
-            raise SimulationError(why, hint="Repeat the command that began it, or give another folder with -o.")
-    replace_file(path, lambda fresh: _save(fresh, msgspec.json.format(msgspec.json.encode(plan))))
+        save(path, step)
 
 
 def chosen(observations: Sequence[Observation], strategy: str, *, seed: int, wanted: int) -> tuple[int, ...]:
@@ -384,18 +277,6 @@ def chosen(observations: Sequence[Observation], strategy: str, *, seed: int, wan
     pool = pool_of(observations)
     first = rank(pool, acquisition_of(strategy, seed=seed)).order()[:wanted]
     return tuple(int(one) for one in np.asarray(pool.task_ids)[first])
-
-
-def acquisition_of(name: str, *, seed: int) -> Acquisition:
-    """The acquisition function that "uncertainty" (the one that projects get by default), "entropy" or "entropy:sum"
-    mean. Raises AcquisitionError with the near name, SimulationError for the name that is taken."""
-    strategy, _, aggregation = name.partition(":")
-    if strategy == FULL:
-        raise SimulationError("Training on everything is no strategy.", hint="It is done anyway, unless --no-full.")
-    given = {} if strategy == "uncertainty" else {"strategy": strategy}
-    if aggregation:
-        given["aggregation"] = aggregation
-    return Acquisition(seed=seed, **given)  # type: ignore[arg-type]  # it says what exists
 
 
 def _check_pictures(plan: Plan, pictures: Pictures) -> None:
@@ -414,7 +295,3 @@ def _check_pictures(plan: Plan, pictures: Pictures) -> None:
 
 def _file_name(strategy: str, seed: int, pictures: int) -> str:
     return f"{strategy.replace(':', '-')}.{seed}.{pictures}"
-
-
-def _save(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
