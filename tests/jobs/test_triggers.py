@@ -163,8 +163,8 @@ class TestStartTraining:
 class TestOptions:
     @pytest.mark.parametrize(
         "changes",
-        [{"min_new": 0}, {"val_share": 1.0}, {"quiet_s": -1}, {"every_h": 0}, {"promotion": "maybe"}, {"mni_new": 3}],
-        ids=["nothing new", "all held out", "before it happened", "all the time", "no such mode", "a slip"],
+        [{"min_new": 0}, {"min_held_out": 0}, {"quiet_s": -1}, {"every_h": 0}, {"promotion": "maybe"}, {"mni_new": 3}],
+        ids=["nothing new", "nothing held out", "before it happened", "all the time", "no such mode", "a slip"],
     )
     def test_what_cannot_be_is_refused(self, changes: dict[str, object]) -> None:
         with pytest.raises(JobError, match="cannot run like that"):

@@ -35,8 +35,10 @@ _BUDGET = typer.Option(None, "--budget", min=1, help="Seconds that a training ma
 _PROMOTION = typer.Option(
     None, help="auto: the better one goes live; always; never; ask: `labelloop loop PROJECT promote` (default: auto)."
 )
-_MARGIN = typer.Option(None, help="How much better the new version must be, in AP50 (default: 0.005).")
-_MIN_HELD_OUT = typer.Option(None, min=1, help="Held-out pictures without which nothing goes live (default: 4).")
+_MARGIN = typer.Option(None, help="How much better the new version must be, in AP50 (default: by setting).")
+_MIN_HELD_OUT = typer.Option(
+    None, min=1, help="Held-out pictures without which nothing goes live (default: by setting)."
+)
 _ANNOTATORS = typer.Option(None, help="latest, ground_truth or consensus, where several people annotated a task.")
 _KEEP_OLD = typer.Option(None, "--keep-old/--remove-old", help="What becomes of earlier predictions (default: keep).")
 _URL = typer.Option(None, help="Address of Label Studio, with its sub-path.  [env: LABEL_STUDIO_URL]")

@@ -300,7 +300,7 @@ class Settings(BaseModel):
 
     # learning
     val_share: float = Field(
-        0.2,
+        0.25,
         gt=0,
         lt=1,
         validation_alias=_names("val_share"),
@@ -341,7 +341,7 @@ class Settings(BaseModel):
         description="In which share of 1,000 resamples of the held-out pictures it must be better.",
     )
     promote_min_pictures: int = Field(
-        5,
+        4,
         ge=1,
         validation_alias=_names("promote_min_pictures"),
         description="Held-out pictures below which nothing can be told and nothing is promoted.",

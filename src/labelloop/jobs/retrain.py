@@ -33,9 +33,8 @@ from labelloop.labelstudio.filters import parse_filters
 from labelloop.labelstudio.labelmap import read_labels_file
 from labelloop.labelstudio.records import Project
 from labelloop.learning.evaluate import Evaluation, evaluate, held_out
-from labelloop.learning.manifest import Manifest
-from labelloop.learning.manifest import Options as DataOptions
-from labelloop.learning.promote import Gate, judge
+from labelloop.learning.manifest import Manifest, options_of
+from labelloop.learning.promote import Gate, gate_of, judge
 from labelloop.learning.trainers.base import (
     Progress,
     Stopped,
@@ -128,8 +127,9 @@ class Retrain:
     # --- pull -------------------------------------------------------------------------------------------
 
     def _pull(self) -> Stage:
-        options = self._run.options
-        asked = DataOptions(val_share=options.val_share, annotators=options.annotators)
+        asked = options_of(self._parts.settings)
+        if self._run.options.annotators is not None:
+            asked = msgspec.structs.replace(asked, annotators=self._run.options.annotators)
         manifest = pull(self._parts.client, self._project(), asked, ask=self._parts.patience)
         if not any(item.drawn for item in manifest.on("train")):
             return self._decline("There is nothing to learn from: nobody has drawn a box on a picture to train on.")
@@ -202,12 +202,15 @@ class Retrain:
         wanted = self._run.options.trainer
         base = self._base()
         names = (wanted,) if wanted != "auto" else (*(FROM_BASE if base else ()), *FROM_NOTHING)
+        starts = [(name, base) for name in names]
+        if base is not None:
+            starts += [(name, None) for name in names if name in FROM_NOTHING]
         reasons = []
-        for name in names:
-            request = self._request(base if name not in FROM_NOTHING else None)
+        for name, start in starts:
+            request = self._request(start)
             reason = load_trainer(name).refuses(request)
             if reason is None:
-                if name in FROM_NOTHING and base is not None:
+                if start is None and base is not None:
                     self._held.tell("warning", f"{base.id} cannot be trained further, so a new one begins.")
                 return name, request
             reasons.append(f"{name}: {reason}")
@@ -284,9 +287,7 @@ class Retrain:
         candidate = self._measure(catalogue.find(self._run.candidate))
         serving = catalogue.of_project(self._job.project_id)
         live = self._measure(serving) if serving is not None else None
-        options = self._run.options
-        gate = Gate(mode=options.promotion, margin=options.margin, min_pictures=options.min_held_out)
-        verdict = judge(candidate, live, gate)
+        verdict = judge(candidate, live, self._gate())
         metrics = {"candidate": candidate.measures} | ({"live": live.measures} if live else {})
         self._note(metrics=metrics, verdict=verdict.sentence + ".", outcome=OUTCOMES[verdict.decision])
         training, version = self._parts.training, catalogue.find(self._run.candidate)
@@ -295,6 +296,12 @@ class Retrain:
         training.lineages.record(msgspec.structs.replace(made, **told))
         self._held.tell("info", f"{self._run.candidate}: {verdict.sentence}.")
         return "promote" if verdict.promoted else "done"
+
+    def _gate(self) -> Gate:
+        options = self._run.options
+        told = {"mode": options.promotion, "margin": options.margin, "min_pictures": options.min_held_out}
+        changes = {name: value for name, value in told.items() if value is not None}
+        return msgspec.structs.replace(gate_of(self._parts.settings), **changes)
 
     def _measure(self, version: ModelVersion) -> Evaluation:
         self._parts.warm(version)

@@ -30,7 +30,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How annotations become a data set. `val_share` in (0, 1) of the tasks is held out; another `salt` deals them
     anew. `annotators` says whose word counts where several people annotated a task (`dataset.chosen`)."""
 
-    val_share: float = 0.2
+    val_share: float = 0.25
     salt: str = ""
     annotators: Annotators = "ground_truth"
 

@@ -36,7 +36,7 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metric: Metric = "AP50"
     margin: float = 0.005
     confidence: float = 0.9
-    min_pictures: int = 5
+    min_pictures: int = 4
     min_boxes: int = 10
     even_if_few: bool = False
     resamples: int = 1000

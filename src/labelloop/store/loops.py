@@ -29,8 +29,10 @@ class LoopOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `min_new` tasks must have changed, and the last change be `quiet_s` old; with `every_h` it also begins when that
     many hours have passed since the last run and anything is new. `trainer` "auto" takes the first that can train the
-    live model, else one that needs none. `budget_s` is the training's wall time. `val_share` of the tasks are held out.
-    `margin` is what the candidate must be better by, in AP50. `keep_old` leaves earlier predictions in Label Studio.
+    live model, else one that needs none. `budget_s` is the training's wall time. `keep_old` leaves earlier predictions
+    in Label Studio. What is None is as the settings say: whose annotations count, whether and by what `margin` the
+    candidate must be better to go live, and the least number of held-out pictures. The split is a setting alone: a task
+    that changed sides would be tested on what was learned from it.
     """
 
     min_new: int = 20
@@ -40,18 +42,17 @@ class LoopOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget_s: float = 60.0
     memory_mb: int = 4096
     trainer_options: Mapping[str, Any] = {}
-    val_share: float = 0.25
-    annotators: Annotators = "ground_truth"
-    promotion: Promotion = "auto"
-    margin: float = 0.005
-    min_held_out: int = 4
+    annotators: Annotators | None = None
+    promotion: Promotion | None = None
+    margin: float | None = None
+    min_held_out: int | None = None
     keep_old: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
         positive = {"min_new": self.min_new, "budget_s": self.budget_s, "memory_mb": self.memory_mb}
         wrong = [name for name, value in positive.items() if not value > 0]
-        wrong += [] if 0 < self.val_share < 1 else ["val_share"]
+        wrong += ["min_held_out"] if self.min_held_out is not None and self.min_held_out < 1 else []
         wrong += ["quiet_s"] if self.quiet_s < 0 else []
         wrong += ["every_h"] if self.every_h is not None and not self.every_h > 0 else []
         if wrong:
