@@ -47,6 +47,7 @@ class Obedient:
         for step in range(done + 1, request.options["steps"] + 1):
             replace_file(request.checkpoint, lambda path: path.write_text(str(step)))
             report(Progress(step=step, steps=request.options["steps"], loss=1 / step, message=f"step {step}"))
+            time.sleep(request.options.get("step_s", 0))
             if step == request.options.get("wait_at"):
                 self.wait(request, report)
         model = Path(options["model"]).read_bytes() if (options := request.options).get("model") else b"model"

@@ -113,8 +113,8 @@ class Retrain:
             if following != self._run.stage:
                 self._note(stage=following)
         if self._run.stage == "done" and self._run.ended_at is None:
+            self._tidy()  # first: nobody comes back for the files of a run that has ended
             self._note(ended_at=schema.now())
-            self._tidy()
         return self._run.stage != "done"
 
     def close(self) -> None:
