@@ -197,4 +197,4 @@ def check_versions(bench: Bench, pointer: Pointer, *, runs: int) -> None:
         assert hash_file(path) == version.card.sha256
     Backend.wait(lambda: pointer.seen[-1:] == expected[-1:])
     assert pointer.seen == expected
-    assert [move.target for move in registry.history(bench.project)][: runs + 1] == expected[::-1]
+    assert [move.target for move in registry.history(bench.project)][:runs] == expected[:0:-1]

@@ -147,14 +147,13 @@ class Jobs:
         job = self.get(job_id)
         if not job.ended:
             return job
+        # Writes only: a transaction of SQLite that has read cannot write any more once somebody else has written, and
+        # is refused at once, however patient it is.
         with self._engine.begin() as connection:
-            count = connection.execute(
-                sa.select(sa.func.count()).select_from(schema.job_failures).filter_by(job_id=job.id)
-            )
-            if failed and not count.scalar():
-                raise JobError(f"No task of job {job.id} failed.", hint=f"See: labelloop jobs show {job.id}")
             if failed:
-                connection.execute(sa.update(schema.job_failures).filter_by(job_id=job.id).values(again=True))
+                query = sa.update(schema.job_failures).filter_by(job_id=job.id).values(again=True)
+                if not connection.execute(query).rowcount:
+                    raise JobError(f"No task of job {job.id} failed.", hint=f"See: labelloop jobs show {job.id}")
             key = Work(job.label_studio, job.project_id, job.model, job.version, job.options, job.kind).key
             values = {"state": "queued", "run": job.run + 1, "only_failed": failed, "active_key": key}
             values |= {"cancelling": False, "error": "", "finished_at": None, "owner": None}
