@@ -173,6 +173,22 @@ def test_the_first_model_of_a_project_begins_from_nothing(bench: Bench) -> None:
     assert bench.training.registry.catalogue().of_project(other) is None, "it was made for one project"
 
 
+@pytest.mark.slow
+def test_the_second_model_begins_where_the_first_ended(bench: Bench) -> None:
+    """The real trainers: `head` and `full` do not know the family of what `scratch` has made, and `scratch` does."""
+    pytest.importorskip("torch", reason="needs the extra train")
+    options = LoopOptions(promotion="always", budget_s=60, trainer_options={"side": 64, "max_steps": 2})
+    bench.start()
+    for base in ("nothing", f"project-{bench.project}@1"):
+        bench.annotate(*bench.add_tasks(ENOUGH))
+        job, _ = bench.training.begin(bench.project, bench.studio.url, options, reason="the test asked")
+        job, run = bench.finish(job)
+        assert run.outcome == "promoted", bench.log(job)
+        assert f"scratch trains 60 s from {base}." in bench.log(job)
+        assert "a new one begins" not in bench.log(job)
+    assert bench.live() == f"project-{bench.project}@2"
+
+
 def test_a_candidate_serves_nobody_who_follows_the_newest_version(bench: Bench) -> None:
     bench.serve(bench.good)
     bench.training.registry.bind(bench.project + 1, "base")

@@ -299,6 +299,7 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_as_if_it_had_not_been_stopp
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"seed": 1}, {"options": {"zoom": 1.1}}], ids=["seed", "option"])
 def test_another_request_does_not_take_over_the_checkpoint(data: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     ScratchTrainer().train(request(data, tmp_path / "out"), quiet)
@@ -349,6 +350,20 @@ def test_what_is_refused(data: Path, tmp_path: Path, shared: Path) -> None:
 def test_wrong_options_are_named(data: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(LabelloopError, match=message):
         ScratchTrainer().train(request(data, tmp_path / "out", options=options), quiet)
+
+
+def test_no_time_for_a_single_step_is_an_error_and_no_model(data: Path, tmp_path: Path) -> None:
+    asked = msgspec.structs.replace(request(data, tmp_path / "out", options={"max_steps": None}), budget_s=0.001)
+    with pytest.raises(LabelloopError, match="not enough for a single step"):
+        ScratchTrainer().train(asked, quiet)
+    assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_trains_on_the_cpu_and_says_so(data: Path, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    ScratchTrainer().train(request(data, tmp_path / "out", device="cuda", options={"max_steps": 1}), seen.append)
+    assert seen[0].message == "6 pictures at 160 x 160, on the CPU: this torch cannot use cuda"
 
 
 def test_bfloat16_is_used_only_where_the_processor_has_it() -> None:

@@ -205,12 +205,15 @@ class Retrain:
         wanted = self._run.options.trainer
         base = self._base()
         names = (wanted,) if wanted != "auto" else (*(FROM_BASE if base else ()), *FROM_NOTHING)
+        starts = [(name, base) for name in names]
+        if base is not None:
+            starts += [(name, None) for name in names if name in FROM_NOTHING]
         reasons = []
-        for name in names:
-            request = self._request(base if name not in FROM_NOTHING else None)
+        for name, start in starts:
+            request = self._request(start)
             reason = load_trainer(name).refuses(request)
             if reason is None:
-                if name in FROM_NOTHING and base is not None:
+                if start is None and base is not None:
                     self._held.tell("warning", f"{base.id} cannot be trained further, so a new one begins.")
                 return name, request
             reasons.append(f"{name}: {reason}")

@@ -91,8 +91,10 @@ class CommandTrainer:
             try:
                 report(last)
                 for line in _lines(process):
-                    last = _progress(line) or msgspec.structs.replace(last, message="")
-                    report(last)
+                    news = _progress(line)
+                    last = news or last
+                    # a line without news is still a moment at which the run may be stopped
+                    report(news or msgspec.structs.replace(last, message="", metrics={}))
             except BaseException:
                 process.terminate()
                 raise

@@ -65,15 +65,22 @@ class ScratchTrainer:
         side = recipe.side or fitting_side(samples)
         if side % LARGEST_STRIDE:
             raise TrainerFailed(f"side {side} is no multiple of {LARGEST_STRIDE}.", hint="Take for instance 320.")
-        state = State(_net(request), recipe, request.fingerprint())
+        device = request.device if torch.cuda.is_available() else "cpu"
+        state = State(_net(request).to(device), recipe, request.fingerprint())
         resumed = state.restore(request.checkpoint)
         message = f"going on from step {state.step}" if resumed else f"{len(samples)} pictures at {side} x {side}"
+        if device != request.device:
+            message += f", on the CPU: this torch cannot use {request.device}"
         report(Progress(step=state.step, seconds=state.seconds, message=message))
         album = Album(samples, side=side, memory_bytes=recipe.memory_mb * 1_000_000)
         end_s = request.budget_s - min(RESERVE_S, request.budget_s / 5)
         if recipe.clock == "wall":
             state.seconds += time.monotonic() - began  # importing torch is a part of what the caller waits for
         fit(state, album, request=request, recipe=recipe, side=side, end_s=end_s, report=report)
+        if state.step == 0 and recipe.max_steps is None:
+            raise TrainerFailed(
+                f"{request.budget_s:g} s were not enough for a single step.", hint="Give it a minute or more."
+            )
         return _finish(state.mean, album, request, side, {"steps": state.step, "seconds": state.seconds})
 
 

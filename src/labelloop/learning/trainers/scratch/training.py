@@ -90,9 +90,7 @@ def fit(
     state: State, album: Album, *, request: TrainRequest, recipe: Recipe, side: int, end_s: float, report: Report
 ) -> None:
     """Train until `end_s` seconds of the recipe's clock, those before a checkpoint included. Raises Stopped."""
-    device = torch.device(request.device)
-    state.net.to(device)
-    state.mean.to(device)
+    device = next(state.net.parameters()).device
     clock = time.monotonic if recipe.clock == "wall" else time.process_time
     began, saved = clock() - state.seconds, time.monotonic()
     last = math.inf if recipe.max_steps is None else recipe.max_steps
