@@ -314,7 +314,7 @@ def test_a_rollback_lets_label_studio_show_what_serves_again(bench: Bench) -> No
     (task,) = bench.add_tasks(1)
     registry, loops = bench.parts.store.registry, bench.training.loops
     bench.start()
-    _, run = bench.run(bench.good)
+    bench.run(bench.good)
     assert bench.studio.state.projects[bench.project].model_version.startswith("base@2.")
     registry.rollback(bench.project)
     missing = show_serving(bench.settings, registry, loops, bench.project)

@@ -39,8 +39,9 @@ class PointersApi:
         number = project_in(request)
         move = await asyncio.to_thread(self._registry.rollback, number, by=BY)
         await asyncio.to_thread(self._projects.refresh)
-        answer = {"project": number, "model": move.target, "instead_of": move.source}
-        if self._settings.label_studio_url or await asyncio.to_thread(self._registry.connections):
+        answer: dict[str, object] = {"project": number, "model": move.target, "instead_of": move.source}
+        saved = await asyncio.to_thread(self._registry.connections)
+        if self._settings.label_studio_url or saved:
             shown = await asyncio.to_thread(show_serving, self._settings, self._registry, self._loops, number)
             answer["label_studio"] = shown
         return reply(answer)
