@@ -44,8 +44,9 @@ def test_a_loop_is_switched_on_changed_and_seen(backend: Backend) -> None:
         ({"options": {"min_new": 0}}, "cannot run like that"),
         ({"options": {"minnew": 5}}, "minnew"),
         ({"options": [1]}, "object"),
+        ({"options": {"trainer": "command", "trainer_options": {"command": "rm -rf /"}}}, "--with"),
     ],
-    ids=["not a switch", "impossible", "a slip", "not an object"],
+    ids=["not a switch", "impossible", "a slip", "not an object", "a program to run"],
 )
 def test_what_cannot_be_is_refused(backend: Backend, body: dict[str, object], says: str) -> None:
     answer = backend.http.put(f"/api/projects/{PROJECT}/loop", json=body)

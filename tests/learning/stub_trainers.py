@@ -1,5 +1,9 @@
 """Trainers that do nothing but behave: a package of their own, with entry points, as a stranger's would be.
 
+`obedient` does what its options say. `counting` counts the pictures that it is given, and leaves a model for the engine
+`plain`, whose answers follow from that number and from the number of the picture, which is its first pixel
+(`reference.numbered`).
+
 They are told what to do by `options`, and run in the real child process. `install` puts the package on the path of this
 process and of the trainers' processes.
 """
@@ -12,10 +16,11 @@ from pathlib import Path
 import pytest
 
 MODULE = """\
-import os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
+from labelloop.core.regions import Box, Region
 from labelloop.learning.trainers.base import Progress, Stopped, Trained, replace_file
 
 
@@ -86,6 +91,64 @@ class Obedient:
         lines |= {"stdin": sys.stdin.read(), "group": os.getpgrp() == os.getpid()}
         report(Progress(step=0, message=repr(lines)))
         return self.finish(request, report)
+
+
+class Counting:
+    name = "counting"
+
+    def refuses(self, request):
+        return None if request.base is None else "It begins with nothing."
+
+    def train(self, request, report):
+        pictures = len(json.loads((request.data / "train.json").read_text())["images"])
+        with Path(os.environ["COUNTING_LOG"]).open("a") as log:
+            print(request.seed, pictures, file=log)
+        report(Progress(step=1, steps=1, message="counted"))
+        (request.out / "model.json").write_text(json.dumps(pictures))
+        return Trained(request.out / "model.json", ModelCard(name="counted", engine="plain", labels=request.labels))
+
+
+class Endless(Counting):
+    name = "endless"
+
+    def train(self, request, report):
+        fresh = Path(os.environ["COUNTING_LOG"]).with_name("endless.part")
+        fresh.write_text(str(os.getpid()))
+        fresh.rename(fresh.with_suffix(".txt"))
+        while True:
+            report(Progress(step=0))
+            time.sleep(0.01)
+
+
+class Plain:
+    needs_file, max_batch, parallel, wants, input_size = True, 1, 2, "picture", None
+
+    def __init__(self, path, card, options):
+        self.classes, self.known = card.labels, json.loads(path.read_text())
+
+    def prepare(self, picture):
+        return int(picture.rgb[0, 0, 0])
+
+    def predict(self, batch):
+        return [self.found(number) for number in batch]
+
+    def found(self, number):
+        exact, pulled, elsewhere = (8, 8, 24, 24), (12, 8, 28, 24), (30, 30, 38, 38)
+        if number > 100:
+            right = number - 100 <= self.known // 2
+            return (Region(Box(exact if right else elsewhere), self.classes[0], 0.9 if right else 0.4),)
+        place = (elsewhere, exact, pulled)[number % 3]
+        return (Region(Box(place), self.classes[0], 0.5 + number / 100),)
+"""
+
+ENTRY_POINTS = """\
+[labelloop.trainers]
+obedient = stub_trainer:Obedient
+counting = stub_trainer:Counting
+endless = stub_trainer:Endless
+
+[labelloop.engines]
+plain = stub_trainer:Plain
 """
 
 
@@ -94,6 +157,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = folder / "stub_trainer-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stub-trainer\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[labelloop.trainers]\nobedient = stub_trainer:Obedient\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("COUNTING_LOG", str(folder / "counting.txt"))
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)

@@ -18,15 +18,17 @@ from labelloop.core.errors import LabelloopError, ModelError
 from labelloop.core.geometry import iou
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Region, Size
+from labelloop.core.settings import Settings
 from labelloop.engines.base import EngineOptions
 from labelloop.engines.detect import DetectEngine
 from labelloop.engines.labels import placeholders
-from labelloop.learning.trainers import export
+from labelloop.learning.trainers import export, process
 from labelloop.learning.trainers.base import Progress, Stopped, Trained, TrainerError, TrainerFailed, TrainRequest
 from labelloop.learning.trainers.detector import open_detector
 from labelloop.learning.trainers.full import FullTrainer
 from labelloop.learning.trainers.head import HeadTrainer
 from labelloop.learning.trainers.onnx_graph import read_graph
+from labelloop.serving.models import add_model, open_registry
 from reference.belt import LABELS, write_squares
 from reference.tiny_networks import SIDE, tiny_nanodet, tiny_v8, tiny_yolox
 
@@ -94,6 +96,18 @@ def test_it_finds_the_squares(tmp_path: Path) -> None:
         drawn = np.array([[left, top, left + width, top + height]], np.float64)
         overlaps.append(iou(np.array([best], np.float64), drawn)[0, 0])
     assert np.mean(overlaps) > 0.7
+
+
+def test_in_its_child_process_and_then_in_the_registry(tmp_path: Path) -> None:
+    """As the product does it."""
+    asked = request(tmp_path)
+    trained = process.run("head", asked)
+    registry = open_registry(Settings(home=tmp_path / "home"))
+    version = add_model(registry, trained.model, trained.card, Settings(home=tmp_path / "home"), trained=True)
+    assert (version.card.family, version.card.labels) == ("yolox", LABELS)
+    path = registry.path(version)
+    assert path is not None
+    assert served(Trained(path, version.card), picture_of(asked)) == served(trained, picture_of(asked))
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from labelloop.cli.prelabel import prelabel
 from labelloop.cli.quality import quality
 from labelloop.cli.runtimes import app as runtimes_app
 from labelloop.cli.serve import serve
+from labelloop.cli.simulate import simulate
 from labelloop.cli.video import app as video_app
 from labelloop.cli.watch import watch
 from labelloop.cli.worker import worker
@@ -61,6 +62,7 @@ app.command()(loop)
 app.command()(train)
 app.command()(quality)
 app.command()(worker)
+app.command()(simulate)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")

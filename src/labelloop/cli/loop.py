@@ -31,6 +31,7 @@ _MIN_NEW = typer.Option(None, min=1, help="Train when this many tasks have chang
 _QUIET = typer.Option(None, "--quiet", min=0, help="… and nothing changed for this many seconds (default: 60).")
 _EVERY = typer.Option(None, "--every", help="Also train every so many hours, if anything is new.")
 _TRAINER = typer.Option(None, help="auto, head, full, scratch, command, …; see docs/learning.md (default: auto).")
+_WITH = typer.Option([], "--with", help="NAME=VALUE for the trainer; JSON or text. May be repeated.")
 _BUDGET = typer.Option(None, "--budget", min=1, help="Seconds that a training may take (default: 60).")
 _PROMOTION = typer.Option(
     None, help="auto: the better one goes live; always; never; ask: `labelloop loop PROJECT promote` (default: auto)."
@@ -52,6 +53,7 @@ def loop(
     quiet: float = _QUIET,
     every: float = _EVERY,
     trainer: str = _TRAINER,
+    trainer_options: list[str] = _WITH,
     budget: float = _BUDGET,
     promotion: str = _PROMOTION,
     margin: float = _MARGIN,
@@ -71,6 +73,7 @@ def loop(
         "quiet_s": quiet,
         "every_h": every,
         "trainer": trainer,
+        "trainer_options": pairs(trainer_options) or None,
         "budget_s": budget,
         "promotion": promotion,
         "margin": margin,
@@ -98,6 +101,7 @@ def loop(
 def train(
     project: str = typer.Argument(help="Id or title of the project in Label Studio."),
     trainer: str = _TRAINER,
+    trainer_options: list[str] = _WITH,
     budget: float = _BUDGET,
     promotion: str = _PROMOTION,
     margin: float = _MARGIN,
@@ -116,6 +120,7 @@ def train(
     store, training, number, address = _open(project, url, token)
     known = training.loops.find(number)
     changes = {"trainer": trainer, "budget_s": budget, "promotion": promotion, "margin": margin}
+    changes |= {"trainer_options": pairs(trainer_options) or None}
     changes |= {"min_held_out": min_held_out, "annotators": annotators, "keep_old": keep_old}
     options = changed(known.options if known else None, changes)
     if known is None:
@@ -146,6 +151,22 @@ def _open(project: str, url: str | None, token: str | None) -> tuple[Store, Trai
         address = client.base_url
     store.registry.save_connection(address, key)  # whoever runs the training needs it
     return store, Training.over(store.engine, store.registry, store.jobs), found.id, address
+
+
+def pairs(words: list[str]) -> dict[str, Any]:
+    """What NAME=VALUE says; a value that is JSON is taken as that. Raises BadParameter."""
+    import json
+
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(f"{word!r} is not NAME=VALUE.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def changed(options: LoopOptions | None, changes: dict[str, Any]) -> LoopOptions:

@@ -80,6 +80,12 @@ class MediaUndecodable(MediaError):
     code = "media-undecodable"
 
 
+class SimulationError(LabelloopError):
+    """What is to be simulated makes no sense, or is not what its folder was begun with."""
+
+    code = "simulation"
+
+
 class FilmError(MediaError):
     """A film cannot be made, or is not what it was made from."""
 

@@ -291,9 +291,9 @@ class Settings(BaseModel):
     )
 
     import_size: int = Field(
-        500,
+        1000,
         ge=1,
-        le=500,
+        le=1000,
         validation_alias=_names("import_size"),
         description="Most predictions in one import of a job; less where a proxy limits request bodies.",
     )

@@ -87,6 +87,9 @@ def _changed(known: Loop | None, body: dict[str, Any]) -> LoopOptions:
     changes = body.get("options", {})
     if not isinstance(changes, dict):
         raise wire.BadRequest('"options" is an object, as in {"options": {"min_new": 20}}.')
+    if "trainer_options" in changes:
+        # the trainer `command` runs what its options name: whoever may call this API must not choose programs
+        raise wire.BadRequest("Options of a trainer are set with labelloop loop PROJECT --with NAME=VALUE, not here.")
     try:
         return loop_options(known.options if known else None, changes)
     except JobError as error:

@@ -27,6 +27,10 @@ from labelloop.store.pages import Failed, Page, Pages
 
 PAGE_S = 5.0
 """A page is as large as what is predicted in this time: a kill costs about this much work, and people see progress."""
+LONGEST_PAGE_S = 30.0
+STORING = 0.1
+"""Pages grow, up to LONGEST_PAGE_S, until storing one takes at most this part of predicting it: with each import Label
+Studio counts the predictions of the whole project anew, and in a large project that costs seconds, whatever is sent."""
 SMALLEST_PAGE = 50
 PASSING = frozenset({"media-unreachable", "media-timeout", "media-forbidden", "deadline-exceeded", "overloaded"})
 """Failures that may be over in a moment: Label Studio also hands out the pictures."""
@@ -76,6 +80,7 @@ class Preannotation:
         self._expect = expect
         self._size = min(SMALLEST_PAGE, import_size)
         self._import_size = import_size
+        self._storing_s = 0.0
         self._delivery = Delivery(
             client,
             pages,
@@ -95,14 +100,14 @@ class Preannotation:
     def advance(self) -> bool:
         """Store one page. False when nothing is left to do."""
         if self._waiting:
-            self._delivery.deliver(self._waiting.pop(0))
+            self._deliver(self._waiting.pop(0))
             return True
         page = self._ahead.result()
         if page is None:
             self._delivery.clear_doubts()
             return False
         self._ahead = self._threads.submit(self._prepare)
-        self._delivery.deliver(page)
+        self._deliver(page)
         return True
 
     def close(self) -> None:
@@ -110,6 +115,11 @@ class Preannotation:
         self._patience.end()
         self._threads.shutdown(cancel_futures=True)
         self._client.close()
+
+    def _deliver(self, page: Page) -> None:
+        begun = time.perf_counter()
+        self._delivery.deliver(page)
+        self._storing_s = time.perf_counter() - begun
 
     # --- predicting ---------------------------------------------------------------------------------------
 
@@ -123,7 +133,8 @@ class Preannotation:
         begun = time.perf_counter()
         predictions = self._predict_patiently(batch.tasks)
         rate = len(batch.tasks) / max(time.perf_counter() - begun, 1e-6)
-        self._size = min(max(int(rate * PAGE_S), SMALLEST_PAGE), self._import_size)
+        page_s = min(max(PAGE_S, self._storing_s / STORING), LONGEST_PAGE_S)
+        self._size = min(max(int(rate * page_s), SMALLEST_PAGE), self._import_size)
         pairs = [(task.id or 0, found) for task, found in zip(batch.tasks, predictions, strict=True)]
         return self._pages.add(
             _ids_of(batch),

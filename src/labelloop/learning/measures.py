@@ -8,6 +8,7 @@ pictures, all samples at once, for `promote`; a test holds the two together.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -87,6 +88,12 @@ def measure(truth: Truth, found: Found, *, seconds_per_picture: float = 0.0, fai
         failed=failed,
         classes=classes,
     )
+
+
+def require() -> None:
+    """Raise ModelError where faster-coco-eval is not installed: before a training, rather than after it."""
+    if importlib.util.find_spec("faster_coco_eval") is None:
+        raise _not_installed()
 
 
 def calibration_error(matches: Sequence[Matches]) -> float | None:
@@ -179,8 +186,7 @@ def _coco_precisions(truth: Truth, found: Found) -> Iterator[Floats | None]:
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
-        hint = 'Install it: pip install "labelloop[train]"'
-        raise ModelError("Measuring a model needs faster-coco-eval.", hint=hint) from error
+        raise _not_installed() from error
     coco = COCO(_as_coco(truth))
     evaluation = COCOeval_faster(coco, coco.loadRes(_results(found)), "bbox", print_function=lambda *_: None)
     evaluation.params.maxDets = [1, 10, MOST_PER_PICTURE]
@@ -189,6 +195,11 @@ def _coco_precisions(truth: Truth, found: Found) -> Iterator[Floats | None]:
     # [IoU thresholds, recalls, classes, areas, most detections]: all areas, and the largest number of detections
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     yield from (np.maximum(precision[:, :, number], 0.0) for number in range(len(truth.labels)))
+
+
+def _not_installed() -> ModelError:
+    hint = 'Install it: pip install "labelloop[train]"'
+    return ModelError("Measuring a model needs faster-coco-eval.", hint=hint)
 
 
 def _as_coco(truth: Truth) -> dict[str, Any]:
