@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -59,6 +60,7 @@ class Parts(NamedTuple):
     """The running parts of one server."""
 
     store: Store
+    training: Training
     metrics: Metrics
     slots: Slots
     projects: Projects
@@ -84,10 +86,12 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     origins = Origins(settings, store.registry.connections, trust_setup=is_private(settings))
     media, predictor = _path(settings, store, metrics, slots, origins)
     loop = Loop()
-    jobs = Resident(lambda: _worker(settings, store, slots, predictor, media, origins, loop, needed=projects.wanted))
+    training = training_of(store, default=default)
+    needed = projects.wanted
+    jobs = Resident(lambda: _worker(settings, store, training, slots, predictor, media, origins, loop, needed=needed))
     watchers = Watchers(settings, store, projects.version_of, named=settings.watch, kept=True)
     recorder = Recorder(store.scores)
-    return Parts(store, metrics, slots, projects, origins, media, predictor, loop, jobs, watchers, recorder)
+    return Parts(store, training, metrics, slots, projects, origins, media, predictor, loop, jobs, watchers, recorder)
 
 
 @contextlib.contextmanager
@@ -126,7 +130,12 @@ def _workshop(settings: Settings, load: Load | None) -> Iterator[tuple[Store, Ca
     media, predictor = _path(settings, store, metrics, slots, origins)
     with Loop() as loop:
         try:
-            yield store, lambda: _worker(settings, store, slots, predictor, media, origins, loop, needed=tuple)
+            yield (
+                store,
+                partial(
+                    _worker, settings, store, training_of(store), slots, predictor, media, origins, loop, needed=tuple
+                ),
+            )
         finally:
             predictor.close()
             slots.close()
@@ -157,6 +166,7 @@ def open_looks(
 def _worker(
     settings: Settings,
     store: Store,
+    training: Training,
     slots: Slots,
     predictor: Predictor,
     media: MediaLoader,
@@ -175,16 +185,15 @@ def _worker(
     prelabel = Opener(
         settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop, needed=needed
     )
-    training = training_of(store)
     retrain = RetrainOpener(settings, training, prelabel, media, store.scores)
     kinds = Kinds(store.jobs, {"prelabel": prelabel.open, KIND: retrain.open})
     sweep(settings, training)
     return Worker(store.jobs, store.workers, kinds.open, engine, look=Triggers(training).look)
 
 
-def training_of(store: Store) -> Training:
-    """The rows that training is about."""
-    return Training.over(store.engine, store.registry, store.jobs)
+def training_of(store: Store, *, default: str | None = None) -> Training:
+    """The rows that training is about; `default` is the model that `serve` was given."""
+    return Training.over(store.engine, store.registry, store.jobs, default=default)
 
 
 @contextlib.contextmanager
@@ -227,7 +236,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
     """The web application around `parts`. Call its `end_streams` before waiting for callers to go."""
     registry = parts.store.registry
     auth = BasicAuth(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
-    training = training_of(parts.store)
+    training = parts.training
     protocol = Protocol(
         settings,
         parts.projects,
@@ -256,7 +265,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         *api.routes(),
         *LoopApi(training).routes(),
         *quality.routes(),
-        *PointersApi(parts.projects, registry).routes(),
+        *PointersApi(settings, parts.projects, registry, training.loops).routes(),
         *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
         *Pages(settings, api, jobs, parts.store.events, warnings=warnings).routes(),

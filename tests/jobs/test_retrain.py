@@ -18,7 +18,8 @@ from labelloop.app import Parts, assemble, close, training_of
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import JobError
 from labelloop.core.settings import read_settings
-from labelloop.jobs.retrain import runs_folder, sweep
+from labelloop.jobs.retrain import Retrain, runs_folder, sweep
+from labelloop.jobs.shown import show_serving
 from labelloop.jobs.training import Training, summary
 from labelloop.serving.models import add_model
 from labelloop.store.jobs import Job
@@ -305,6 +306,57 @@ def test_old_predictions_can_go(bench: Bench) -> None:
     assert run.outcome == "promoted"
     assert [row["model_version"].partition(".")[0] for row in bench.studio.predictions(task)] == ["base@2"]
     assert bench.studio.state.projects[bench.project].model_version.startswith("base@2.")
+
+
+def test_a_rollback_lets_label_studio_show_what_serves_again(bench: Bench) -> None:
+    bench.serve(bench.bad)
+    bench.annotate(*bench.add_tasks(ENOUGH))
+    (task,) = bench.add_tasks(1)
+    registry, loops = bench.parts.store.registry, bench.training.loops
+    bench.start()
+    bench.run(bench.good)
+    assert bench.studio.state.projects[bench.project].model_version.startswith("base@2.")
+    registry.rollback(bench.project)
+    missing = show_serving(bench.settings, registry, loops, bench.project)
+    assert "Label Studio has no predictions of base@1." in missing
+    name = missing.partition(";")[0].rpartition(" ")[2]
+    body = {"task": task, "result": [], "score": 0.5, "model_version": name}
+    bench.http.post("/api/predictions", json=body).raise_for_status()
+    assert f"shows the predictions of {name}" in show_serving(bench.settings, registry, loops, bench.project)
+    assert bench.studio.state.projects[bench.project].model_version == name
+    nowhere = bench.settings.model_copy(update={"label_studio_url": "http://127.0.0.1:1"})
+    assert "still shows" in show_serving(nowhere, registry, loops, bench.project)
+
+
+def test_predictions_of_others_are_not_removed(bench: Bench) -> None:
+    bench.serve(bench.bad)
+    bench.annotate(*bench.add_tasks(ENOUGH))
+    (task,) = bench.add_tasks(1)
+    body = {"task": task, "result": [], "score": 0.5, "model_version": "imported by hand"}
+    bench.http.post("/api/predictions", json=body).raise_for_status()
+    bench.start()
+    bench.run(bench.good, keep_old=False)
+    assert "imported by hand" in {row["model_version"] for row in bench.studio.predictions(task)}
+
+
+def test_a_choice_that_a_person_makes_meanwhile_is_not_overwritten(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.serve(bench.bad)
+    bench.annotate(*bench.add_tasks(ENOUGH))
+    chosen = add_model(bench.parts.store.registry, bench.good, ModelCard(name="chosen"), bench.settings)
+    judged = Retrain._evaluate
+
+    def and_then_somebody_chooses(self: Retrain) -> Any:
+        stage = judged(self)
+        bench.parts.store.registry.bind(bench.project, chosen.id)
+        return stage
+
+    monkeypatch.setattr(Retrain, "_evaluate", and_then_somebody_chooses)
+    bench.start()
+    job, run = bench.run(bench.good)
+    assert (job.state, run.outcome, bench.live()) == ("done", "refused", chosen.id), bench.log(job)
+    assert f"{chosen.id} went live meanwhile" in bench.log(job)
 
 
 def test_what_dead_runs_left_is_swept(bench: Bench) -> None:

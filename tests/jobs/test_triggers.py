@@ -186,3 +186,71 @@ def test_a_loop_that_is_off_is_never_due(store: Store, training: Training) -> No
     loop = training.loops.set(PROJECT, STUDIO, enabled=False, options=QUIET)
     annotate(store, 1, 2, 3)
     assert is_due(loop, training.loops.news(loop), now=schema.now() + timedelta(days=1)) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"quiet_s": 1e300},
+        {"quiet_s": float("nan")},
+        {"every_h": 1e300},
+        {"every_h": float("inf")},
+        {"budget_s": float("inf")},
+        {"margin": float("nan")},
+        {"memory_mb": 10**40},
+        {"seed": -1},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_an_option_that_no_clock_can_take_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(JobError, match=next(iter(wrong))):
+        loop_options(None, wrong)
+
+
+def test_a_run_that_a_person_asked_for_takes_what_is_new_into_account(store: Store, training: Training) -> None:
+    training.loops.set(PROJECT, STUDIO, enabled=True, options=QUIET)
+    annotate(store, 1, 2, 3)
+    pass_time(store, 61)
+    job, new = training.begin(PROJECT, STUDIO, QUIET, reason="labelloop train")
+    assert new
+    assert training.runs.find(job.id) is not None
+    store.jobs.end(job.id, "done", owner=None)
+    assert look(training) == 0, "the same annotations again"
+
+
+def test_a_job_is_never_seen_without_its_run(store: Store, training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(training.runs, "insert", crash)
+    with pytest.raises(RuntimeError, match="killed"):
+        training.begin(PROJECT, STUDIO, QUIET, reason="labelloop train")
+    assert store.jobs.newest() == []
+
+
+class TestApproving:
+    def waiting(self, store: Store, training: Training) -> str:
+        """A run that ended with a candidate that waits for a word."""
+        job, _ = training.begin(PROJECT, STUDIO, QUIET, reason="labelloop train")
+        end = schema.now()
+        training.runs.update(job.id, stage="done", candidate="project-7@1", outcome="waits", ended_at=end)
+        store.jobs.end(job.id, "done", owner=None)
+        return job.id
+
+    def test_is_refused_while_another_run_is_at_work_and_changes_nothing(
+        self, store: Store, training: Training
+    ) -> None:
+        first = self.waiting(store, training)
+        second, _ = training.begin(PROJECT, STUDIO, QUIET, reason="the trigger")
+        with pytest.raises(JobError, match=second.id):
+            training.approve(PROJECT)
+        run = training.runs.find(first)
+        assert run is not None
+        assert (run.stage, run.outcome) == ("done", "waits")
+
+    def test_looks_past_runs_that_made_nothing(self, store: Store, training: Training) -> None:
+        first = self.waiting(store, training)
+        second, _ = training.begin(PROJECT, STUDIO, QUIET, reason="the trigger")
+        training.runs.update(second.id, stage="done", outcome="declined", ended_at=schema.now())
+        store.jobs.end(second.id, "done", owner=None)
+        assert training.approve(PROJECT).id == first

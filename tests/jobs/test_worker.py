@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from jobs.desk import IMPORT, Desk
 from labelloop.app import open_worker
 from labelloop.core.errors import JobError, JobNotFound
+from labelloop.jobs import worker as worker_module
+from labelloop.store.jobs import Job
 from labelloop.testing import FakeEngine, FakeLabelStudio
 
 WORKER = """
@@ -234,3 +237,29 @@ def test_a_worker_is_dead_when_its_process_is_gone(desk: Desk) -> None:
     assert not desk.store.workers.is_alive(done.stdout.strip())
     desk.store.workers.leave(name)
     assert not desk.store.workers.is_alive(name)
+
+
+def test_a_store_that_is_away_when_a_page_begins_does_not_strand_the_job(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.add_tasks(30)
+    job = desk.job()
+    asked, queue_of = [0], worker_module.queue_of
+
+    def queue_or_away(job: Job) -> str:
+        asked[0] += 1
+        if asked[0] == 3:  # once when it is queued, then once a page
+            raise sa.exc.OperationalError("SELECT", {}, Exception("away"))
+        return queue_of(job)
+
+    monkeypatch.setattr(worker_module, "queue_of", queue_or_away)
+    with open_worker(desk.settings, load=lambda _: FakeEngine()) as worker:
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        try:
+            wait(lambda: desk.store.jobs.get(job.id).ended)
+        finally:
+            worker.stop()
+            thread.join(20)
+    assert asked[0] > 3
+    assert desk.store.jobs.get(job.id).state == "done"

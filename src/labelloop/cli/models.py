@@ -117,10 +117,16 @@ def rollback(project: int = typer.Argument(help="Project id in Label Studio")) -
     """Put back what served a project before; again, and it goes further back. Running servers follow within two
     seconds."""
     from labelloop.core.settings import read_settings
-    from labelloop.serving.models import open_registry
+    from labelloop.jobs.shown import show_serving
+    from labelloop.serving.models import open_store
+    from labelloop.store.loops import Loops
 
-    move = open_registry(read_settings()).rollback(project, by=person())
+    settings = read_settings()
+    store = open_store(settings)
+    move = store.registry.rollback(project, by=person())
     typer.echo(f"project {project} uses {move.target} again, instead of {move.source}")
+    if settings.label_studio_url or store.registry.connections():
+        typer.echo(show_serving(settings, store.registry, Loops(store.engine), project))
 
 
 @app.command()

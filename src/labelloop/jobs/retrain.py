@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from labelloop.jobs.folder import Fetch, read_folder, write_folder
 from labelloop.jobs.kinds import Held
 from labelloop.jobs.patience import Interrupted, Patience
 from labelloop.jobs.pull import pull
-from labelloop.jobs.training import Training
+from labelloop.jobs.training import COMPARED, Training
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import parse_filters
 from labelloop.labelstudio.labelmap import read_labels_file
@@ -139,6 +140,8 @@ class Retrain:
         folder = write_folder(
             manifest, self._data, self._parts.fetch, max_pixels=limit, progress=lambda *_: self._held.check()
         )
+        if folder.manifest.digest != self._run.manifest:  # what was made of other annotations is of no use any more
+            self._forget_training()
         self._note(manifest=folder.manifest.digest, counts=counts_of(folder.manifest))
         for left in folder.manifest.left_out[:10]:
             self._held.tell("info", f"Task {left.task_id} is left out: {left.reason} {left.detail}")
@@ -162,7 +165,7 @@ class Retrain:
     # --- train ------------------------------------------------------------------------------------------
 
     def _train(self) -> Stage:
-        if not self._data.is_dir():  # another machine began
+        if not self._has_data():  # another machine began, or went on meanwhile
             return "pull"
         if self._trainer is None:
             self._trainer = self._start()
@@ -281,16 +284,17 @@ class Retrain:
     # --- evaluate, promote ------------------------------------------------------------------------------
 
     def _evaluate(self) -> Stage:
-        if not self._data.is_dir():
+        if not self._has_data():
             return "pull"
-        catalogue = self._parts.training.registry.catalogue()
+        training, catalogue = self._parts.training, self._parts.training.registry.catalogue()
         candidate = self._measure(catalogue.find(self._run.candidate))
-        serving = catalogue.of_project(self._job.project_id)
+        serving = training.live(self._job.project_id)
         live = self._measure(serving) if serving is not None else None
         verdict = judge(candidate, live, self._gate())
         metrics = {"candidate": candidate.measures} | ({"live": live.measures} if live else {})
-        self._note(metrics=metrics, verdict=verdict.sentence + ".", outcome=OUTCOMES[verdict.decision])
-        training, version = self._parts.training, catalogue.find(self._run.candidate)
+        counts = {**self._run.counts, COMPARED: serving.id if serving is not None else ""}
+        self._note(counts=counts, metrics=metrics, verdict=verdict.sentence + ".", outcome=OUTCOMES[verdict.decision])
+        version = catalogue.find(self._run.candidate)
         made = training.lineages.of(version.name, version.number) or self._lineage(version, seconds=0.0)
         told = {"metrics": msgspec.to_builtins(metrics), "verdict": msgspec.to_builtins(verdict)}
         training.lineages.record(msgspec.structs.replace(made, **told))
@@ -315,7 +319,12 @@ class Retrain:
         registry = self._parts.training.registry
         candidate = registry.catalogue().find(self._run.candidate)
         self._parts.warm(candidate)  # before anybody is sent to it
-        registry.bind(self._job.project_id, candidate.id, reason=self._run.verdict, by="the learning loop")
+        compared, live = self._run.counts.get(COMPARED), self._live()
+        if compared is not None and live not in (compared, candidate.id):
+            self._held.tell("info", f"{live or 'Nothing'} went live meanwhile; {candidate.id} is compared with that.")
+            return "evaluate"
+        by = "the learning loop"
+        registry.bind(self._job.project_id, candidate.id, reason=self._run.verdict, by=by, before=live or None)
         self._held.tell("info", f"{candidate.id} is live.")
         self._note(outcome="promoted")
         return "refresh"
@@ -348,19 +357,38 @@ class Retrain:
             hint = f"Try again: labelloop order {self._job.project_id}"
             self._held.tell("warning", f"Tasks keep the order that they have: {error} {hint}")
         if not self._run.options.keep_old:
-            self._remove_old(self._view(version).name)
+            try:
+                self._remove_old(self._view(version).name)
+            except LabelloopError as error:
+                self._held.tell("warning", f"Earlier predictions stay: {error}")
         return "done"
 
     def _remove_old(self, current: str) -> None:
-        """Label Studio forgets which version the project shows when another one is deleted: that is set again."""
-        client, number = self._parts.client, self._job.project_id
-        names = [row.model_version for row in client.model_versions(number)]
-        for name in names:
-            if name and name != current:
-                client.delete_model_version(number, name)
-        client.set_project(number, model_version=current)
+        """Only predictions of this registry's models, the others are not ours to delete; and not before there are new
+        ones. Label Studio forgets which version the project shows when another one is deleted: that is set again."""
+        client, number, ask = self._parts.client, self._job.project_id, self._parts.patience
+        if self._parts.training.jobs.get(str(self._run.counts["refresh_job"])).state != "done":
+            raise JobError("Not all tasks have new ones.")
+        ours = {version.name for version in self._parts.training.registry.catalogue().versions}
+        for name in [row.model_version for row in ask(lambda: client.model_versions(number))]:
+            if name and name != current and name.partition("@")[0] in ours:
+                ask(partial(client.delete_model_version, number, name))
+        ask(lambda: client.set_project(number, model_version=current))
 
     # --- shared -----------------------------------------------------------------------------------------
+
+    def _live(self) -> str:
+        """The id of what serves the project now, "" for nothing."""
+        version = self._parts.training.live(self._job.project_id)
+        return version.id if version is not None else ""
+
+    def _has_data(self) -> bool:
+        """Whether the folder here holds the data set that the row speaks of."""
+        return self._data.is_dir() and read_folder(self._data).manifest.digest == self._run.manifest
+
+    def _forget_training(self) -> None:
+        shutil.rmtree(self._folder / "out", ignore_errors=True)
+        (self._folder / "trained.json").unlink(missing_ok=True)
 
     def _project(self) -> Project:
         return self._parts.patience(lambda: self._parts.client.project(self._job.project_id))

@@ -12,10 +12,13 @@ from labelloop.core.errors import JobError, LabelloopError
 from labelloop.store.jobs import Job, Jobs, Work
 from labelloop.store.lineage import Lineages
 from labelloop.store.loops import Loop, LoopOptions, Loops, News
-from labelloop.store.registry import Registry
+from labelloop.store.registry import ModelVersion, Registry
 from labelloop.store.runs import Run, Runs
 
 KIND = "retrain"
+
+COMPARED = "compared_with"
+"""Where the counts of a run keep which version was live when its candidate was compared, "" for none."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -39,27 +42,39 @@ class LoopState(msgspec.Struct, frozen=True):
 
 
 class Training(NamedTuple):
-    """The rows that training is about."""
+    """The rows that training is about. `default` is what serves projects that no model is assigned to."""
 
     registry: Registry
     jobs: Jobs
     loops: Loops
     runs: Runs
     lineages: Lineages
+    default: str | None = None
 
     @classmethod
-    def over(cls, engine: sa.Engine, registry: Registry, jobs: Jobs) -> Training:
-        return cls(registry, jobs, Loops(engine), Runs(engine), Lineages(engine))
+    def over(cls, engine: sa.Engine, registry: Registry, jobs: Jobs, *, default: str | None = None) -> Training:
+        return cls(registry, jobs, Loops(engine), Runs(engine), Lineages(engine), default)
+
+    def live(self, project_id: int) -> ModelVersion | None:
+        """What serves a project now."""
+        return self.registry.catalogue().of_project(project_id, default=self.default)
 
     def begin(self, project_id: int, label_studio: str, options: LoopOptions, *, reason: str) -> tuple[Job, bool]:
         """Queue a run, and True; or the run of this project that has not ended yet, and False: what changed since it
-        read the annotations counts for the next one."""
-        live = self.registry.catalogue().of_project(project_id)
+        read the annotations counts for the next one. What changed before it begins is in it, whoever asked."""
+        loop = self.loops.find(project_id)
+        news = self.loops.news(loop) if loop is not None else None
+        live = self.live(project_id)
         base = live.id if live is not None else ""
         # the version stays empty: one run per project, whatever model it begins with
-        job, new = self.jobs.create(Work(label_studio, project_id, base, "", kind=KIND))
-        if new:
-            self.runs.create(job.id, project_id, reason=reason, options=options, base=base)
+        job, new = self.jobs.create(
+            Work(label_studio, project_id, base, "", kind=KIND),
+            beside=lambda connection, job_id: self.runs.insert(
+                connection, job_id, project_id, reason=reason, options=options, base=base
+            ),
+        )
+        if new and news is not None:
+            self.loops.begun(project_id, seen_event=news.newest)
         return job, new
 
     def ask(self, project_id: int | None, *, event: int) -> Request:
@@ -78,12 +93,25 @@ class Training(NamedTuple):
         return Request("accepted", "Training begins.")
 
     def approve(self, project_id: int) -> Job:
-        """Put the candidate of the latest run live although, or because, the gate left it to a person. Raises JobError
-        when nothing waits."""
-        for run in self.runs.of_project(project_id, limit=1):
-            if run.candidate and run.outcome in ("waits", "refused"):
-                self.runs.update(run.job_id, stage="promote", outcome="promoted", ended_at=None)
+        """Put the newest candidate live although, or because, the gate left it to a person. Raises JobError when
+        nothing waits, and while another run is at work."""
+        running = self.unfinished(project_id)
+        if running is not None:
+            raise JobError(
+                f"A run of project {project_id} is at work: job {running.id}.",
+                hint=f"Wait for it, or: labelloop jobs cancel {running.id}",
+            )
+        made = (run for run in self.runs.of_project(project_id) if run.outcome != "declined")  # those made nothing
+        run = next(made, None)
+        if run is not None and run.candidate and run.outcome in ("waits", "refused"):
+            # whatever is live by now: a person chose this one
+            counts = {name: value for name, value in run.counts.items() if name != COMPARED}
+            self.runs.update(run.job_id, stage="promote", counts=counts, ended_at=None)
+            try:
                 return self.jobs.resume(run.job_id)
+            except JobError:  # a run began in this moment
+                self.runs.update(run.job_id, stage=run.stage, counts=run.counts, ended_at=run.ended_at)
+                raise
         raise JobError(f"No new version of project {project_id} waits.", hint=f"See: labelloop loop {project_id}")
 
     def unfinished(self, project_id: int) -> Job | None:

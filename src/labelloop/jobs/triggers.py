@@ -34,10 +34,9 @@ class Triggers:
             reason = is_due(loop, news, now=schema.now())
             if reason is None or self._training.unfinished(loop.project_id) is not None:
                 continue
+            # counted as seen from here on, not when the run ends: what comes while it works is for the next one
             job, new = self._training.begin(loop.project_id, loop.label_studio, loop.options, reason=reason)
             if new:
-                # counted as seen from here on, not when the run ends: what comes while it works is for the next one
-                self._training.loops.begun(loop.project_id, seen_event=news.newest)
                 log.info("a run of the learning loop begins", project=loop.project_id, job=job.id, reason=reason)
                 begun += 1
         return begun

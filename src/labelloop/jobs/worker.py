@@ -105,17 +105,17 @@ class Worker:
         for job_id in list(self._dropped):
             self._jobs.release(job_id, owner=self.name)
             self._dropped.discard(job_id)
-        self._look()
         waiting = self._jobs.waiting()
         for job in waiting:
             run, queue = f"{job.id}.{job.run}", queue_of(job)
             if not self._ready_engine().ensure(run, job.id, queue=queue, is_alive=self._workers.is_alive):
                 # its workflow has ended without it: two workers took it at the same moment, and one let go
                 self._jobs.rerun(job)
+        begun = self._look()  # after the jobs that wait: trouble in there keeps none of them
         if self._troubled_since is not None:
             log.info("worker goes on", worker=self.name)
             self._troubled_since = None
-        return not (waiting or self._running or self._dropped or self._is_in_step())
+        return not (begun or waiting or self._running or self._dropped or self._is_in_step())
 
     def _is_in_step(self) -> bool:
         return any(lock.locked() for lock in list(self._in_step.values()))
@@ -157,7 +157,13 @@ class Worker:
 
     def _step(self, job_id: str) -> bool:
         """One page. Whether there is more."""
-        with self._in_step[queue_of(self._jobs.get(job_id))]:
+        try:
+            queue = queue_of(self._jobs.get(job_id))
+        except sa.exc.SQLAlchemyError as error:  # or the job would be ours for ever, and nobody at work on it
+            log.error("a job stops until the store can be used", job=job_id, error=str(error).partition("\n")[0])
+            self._drop(job_id)
+            return False
+        with self._in_step[queue]:
             self._check()
             try:
                 work = self._work_on(job_id)

@@ -7,7 +7,7 @@ A job is `queued` (waits for a worker), `running` (has an owner), or has ended: 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -91,8 +91,9 @@ class Jobs:
 
     # --- for people -------------------------------------------------------------------------------------
 
-    def create(self, work: Work) -> tuple[Job, bool]:
-        """A queued job, and True; or the unfinished job that does the same work already, and False."""
+    def create(self, work: Work, *, beside: Callable[[sa.Connection, str], None] | None = None) -> tuple[Job, bool]:
+        """A queued job, and True; or the unfinished job that does the same work already, and False. `beside` writes, in
+        the same transaction, the rows that a job of this id must not be seen without."""
         job_id = secrets.token_hex(4)
         row = {name: getattr(work, name) for name in ("kind", "label_studio", "project_id", "model", "version")}
         row |= {"id": job_id, "options": msgspec.to_builtins(work.options), "state": "queued", "active_key": work.key}
@@ -100,10 +101,12 @@ class Jobs:
         try:
             with self._engine.begin() as connection:
                 connection.execute(sa.insert(schema.jobs).values(**row))
+                if beside is not None:
+                    beside(connection, job_id)
         except sa.exc.IntegrityError:
             with self._engine.connect() as connection:
                 found = connection.execute(sa.select(schema.jobs).filter_by(active_key=work.key)).mappings().first()
-            return (_job(found), False) if found else self.create(work)  # it has ended in between
+            return (_job(found), False) if found else self.create(work, beside=beside)  # it has ended in between
         return self.get(job_id), True
 
     def get(self, job_id: str) -> Job:

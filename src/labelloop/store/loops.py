@@ -24,6 +24,20 @@ CHANGES = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "A
 START = "START_TRAINING"
 
 
+_YEAR_S = 365 * 86_400.0
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "min_new": (1, 10**9),
+    "quiet_s": (0, _YEAR_S),
+    "every_h": (1e-6, _YEAR_S / 3600),
+    "budget_s": (1e-3, _YEAR_S),
+    "memory_mb": (1, 10**9),
+    "margin": (-1, 1),
+    "min_held_out": (1, 10**9),
+    "seed": (0, 2**32 - 1),
+}
+"""The least and the greatest value of an option. What lies outside, or is NaN, no clock or child process can take."""
+
+
 class LoopOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a project learns.
 
@@ -50,11 +64,11 @@ class LoopOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = {"min_new": self.min_new, "budget_s": self.budget_s, "memory_mb": self.memory_mb}
-        wrong = [name for name, value in positive.items() if not value > 0]
-        wrong += ["min_held_out"] if self.min_held_out is not None and self.min_held_out < 1 else []
-        wrong += ["quiet_s"] if self.quiet_s < 0 else []
-        wrong += ["every_h"] if self.every_h is not None and not self.every_h > 0 else []
+        wrong = []
+        for name, (least, most) in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:  # NaN is not between anything
+                wrong.append(name)
         if wrong:
             raise ValueError(f"{', '.join(wrong)} cannot be that small or large")
 

@@ -11,7 +11,6 @@ import msgspec
 import sqlalchemy as sa
 
 from labelloop.store import schema
-from labelloop.store.db import upsert
 from labelloop.store.loops import LoopOptions
 
 Stage = Literal["pull", "train", "evaluate", "promote", "refresh", "order", "done"]
@@ -58,17 +57,21 @@ class Runs:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def create(self, job_id: str, project_id: int, *, reason: str, options: LoopOptions, base: str) -> Run:
-        """Begin a run at its first stage; one that is there already stays as it is."""
-        row: dict[str, Any] = {"project_id": project_id, "reason": reason, "options": msgspec.to_builtins(options)}
-        row |= {"stage": "pull", "trainer": "", "base": base, "candidate": "", "manifest": "", "counts": {}}
-        row |= {"curve": [], "metrics": {}, "verdict": "", "started_at": schema.now()}
-        if self.find(job_id) is None:
-            with self._engine.begin() as connection:
-                upsert(connection, schema.runs, {"job_id": job_id}, row)
-        run = self.find(job_id)
-        assert run is not None
-        return run
+    def insert(
+        self,
+        connection: sa.Connection,
+        job_id: str,
+        project_id: int,
+        *,
+        reason: str,
+        options: LoopOptions,
+        base: str,
+    ) -> None:
+        """Begin a run at its first stage, in the transaction that creates its job."""
+        row: dict[str, Any] = {"job_id": job_id, "project_id": project_id, "reason": reason, "base": base}
+        row |= {"options": msgspec.to_builtins(options), "stage": "pull", "trainer": "", "candidate": ""}
+        row |= {"manifest": "", "counts": {}, "curve": [], "metrics": {}, "verdict": "", "started_at": schema.now()}
+        connection.execute(sa.insert(schema.runs).values(**row))
 
     def find(self, job_id: str) -> Run | None:
         with self._engine.connect() as connection:
