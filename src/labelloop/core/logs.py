@@ -55,7 +55,7 @@ def configure_logs(*, level: str = "info", form: Literal["auto", "json", "text"]
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=_Stderr,
-        cache_logger_on_first_use=True,
+        # Not cached: a logger kept from its first use would go on with what was set then, whatever is set later.
     )
     logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
 
