@@ -41,7 +41,8 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class FileContents(msgspec.Struct, frozen=True):
-    """`producers`: name of a tensor -> operator that makes it, seen through `Identity`. `external`: locations of external data, as written."""
+    """`producers`: name of a tensor -> operator that makes it, seen through `Identity`. `external`: locations of
+    external data, as written."""
 
     producers: dict[str, str]
     external: frozenset[str]
