@@ -88,10 +88,10 @@ def has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def tail(log: Path, *, lines: int = 15) -> str:
-    """The last lines of a log, for an error message."""
+def tail(log: Path, *, lines: int = 15, since: int = 0) -> str:
+    """The last lines of a log, for an error message; none from before the byte `since`."""
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 16_384))
+        file.seek(max(since, log.stat().st_size - 16_384))
         return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
 
 
