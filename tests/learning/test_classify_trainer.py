@@ -145,28 +145,22 @@ def test_it_runs_as_a_child_process_like_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "at_least"), [("yolox_nano_416", 0.9), ("", 0.8)])
+@pytest.mark.parametrize(("features", "at_least"), [("model", 0.89), ("plain", 0.97), ("best", 0.97)])
 def test_blood_cells_by_the_features_of_a_detector_of_street_scenes(
-    tmp_path: Path, shared: Path, model: str, at_least: float
+    tmp_path: Path, shared: Path, features: str, at_least: float
 ) -> None:
     """Single cells cut out of the pictures of bccd, 60 to learn from and 150 to be tested on, three kinds.
 
-    Reached: see docs/learning.md.
+    Reached: 0.92 with the features of yolox_nano_416, 1.0 with colours and edges (the cells are stained).
     """
     labels = ("RBC", "WBC", "Platelets")
     known, asked = cells(shared, "train", 20, labels), cells(shared, "val", 50, labels)
-    changes: dict[str, Any] = {}
-    if model:
-        file = shared / "data" / "models" / f"{model}.onnx"
-        changes = {
-            "base": file,
-            "base_card": DetectEngine.describe(file, ModelCard(name="street", labels=tuple("abcdefgh" * 10))),
-        }
-    trained = ClassifyTrainer().train(request(tmp_path, known, labels=labels, **changes), lambda _: None)
+    file = shared / "data" / "models" / "yolox_nano_416.onnx"
+    card = DetectEngine.describe(file, ModelCard(name="street", labels=tuple("abcdefgh" * 10)))
+    asking = request(tmp_path, known, labels=labels, base=file, base_card=card, options={"features": features})
+    trained = ClassifyTrainer().train(asking, lambda _: None)
     engine = ClassifyEngine(trained.model, trained.card, CPU)
-    right = np.mean([best(engine, rgb) == label for rgb, (label,) in asked])
-    print(model or "colours and edges", "accuracy", right, trained.metrics)
-    assert right >= at_least
+    assert np.mean([best(engine, rgb) == label for rgb, (label,) in asked]) >= at_least
 
 
 def cells(shared: Path, side: str, number: int, labels: tuple[str, ...]) -> list[tuple[np.ndarray, tuple[str, ...]]]:

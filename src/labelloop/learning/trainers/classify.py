@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -34,7 +34,7 @@ from labelloop.learning.trainers.base import (
 )
 from labelloop.learning.trainers.text import labels_in, metrics_of, nothing_to_tell_apart
 
-MODEL, FEATURES_FILE = "model.onnx", "features.onnx"
+MODEL, FROM_MODEL, PLAIN = "model.onnx", "features of the model.onnx", "colours and edges.onnx"
 SCORES = "probabilities_of_the_labels"
 WITNESSES = 8
 LARGEST_GAP = 1e-3
@@ -45,14 +45,15 @@ _BEGINNINGS = ("classify", "detect")
 
 class ClassifyOptions(msgspec.Struct, frozen=True):
     """`strengths`, `folds`, `enough` and `balanced` as in `logistic.Strengths`. `mirror` learns mirror images too; not
-    for pictures of text. `plain` takes colours and edges as features, whatever models there are."""
+    for pictures of text. `features` are those of the "model" to begin from, "plain" colours and edges, or the "best" of
+    both by cross-validation."""
 
     strengths: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0)
     folds: int = 3
     enough: int = 30
     balanced: bool = False
     mirror: bool = True
-    plain: bool = False
+    features: Literal["best", "model", "plain"] = "best"
 
 
 class ClassifyTrainer:
@@ -80,36 +81,25 @@ class ClassifyTrainer:
         manifest = decode((request.data / "manifest.json").read_bytes())
         items = manifest.on("train")
         labels = labels_in(items, request.labels)
-        spec = _write_features(request, report, plain=options.plain)
-        until = began + LOOKING * request.budget_s
-        seen = list(_seen(request, items, spec, mirror_until=until if options.mirror else 0.0, report=report))
-        rows, truth = np.stack([row for _, row in seen]), flags_of([items[at].said for at, _ in seen], labels)
-        looked = time.monotonic() - began
-        mean, deviation = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-6)
+        until = began + LOOKING * request.budget_s if options.mirror else 0.0
         with threadpool_limits(request.threads):
-            fitted = logistic.fit(
-                (rows - mean) / deviation,
-                truth,
-                logistic.Strengths(options.strengths, options.folds, options.enough, options.balanced),
-                several=manifest.several,
-                seed=request.seed,
-                groups=np.array([at for at, _ in seen]),
-                check=lambda: report(Progress(step=len(seen), steps=len(seen))),
-            )
-        weights = fitted.weights / deviation
-        layer = _Layer(weights, fitted.intercepts - weights @ mean, manifest.several)
-        path = request.out / MODEL
-        replace_file(path, lambda target: _write(request.out / FEATURES_FILE, target, layer, labels))
-        card = _card(request, labels, spec)
-        expected = logistic.probabilities(rows[:WITNESSES], layer.weights, layer.intercepts, several=manifest.several)
-        metrics = metrics_of(fitted) | {
-            "parity_score": _gap(path, card, request, items, seen[:WITNESSES], expected),
-            "features": float(rows.shape[1]),
-            "looking_s": looked,
+            tried = [
+                _learn(request, items, labels, options, name, until=until, several=manifest.several, report=report)
+                for name in _kinds(request, options)
+            ]
+        best = max(tried, key=lambda one: one.fitted.score or 0.0)  # the first, where they are alike
+        path, card = request.out / MODEL, _card(request, labels, best.spec)
+        replace_file(path, lambda target: _write(request.out / best.file, target, best.layer, labels))
+        rows = best.rows[:WITNESSES]
+        expected = logistic.probabilities(rows, best.layer.weights, best.layer.intercepts, several=manifest.several)
+        metrics = metrics_of(best.fitted) | {
+            "parity_score": _gap(path, card, request, items[:WITNESSES], expected),
+            "features": float(best.rows.shape[1]),
             "seconds": time.monotonic() - began,
         }
-        report(Progress(step=len(seen), steps=len(seen), seconds=metrics["seconds"], metrics=metrics))
-        (request.out / FEATURES_FILE).unlink()
+        report(Progress(step=1, steps=1, seconds=metrics["seconds"], metrics=metrics, message=f"{best.file} is best"))
+        for one in tried:
+            (request.out / one.file).unlink()
         return Trained(path, card, metrics)
 
 
@@ -121,25 +111,71 @@ class _Layer(msgspec.Struct, frozen=True):
     several: bool
 
 
-def _write_features(request: TrainRequest, report: Report, *, plain: bool) -> InputSpec:
-    """Write the file that computes features, and say how it wants pictures."""
+class _Learned(msgspec.Struct, frozen=True):
+    """What came of one kind of features: `file` computes them for pictures prepared by `spec`; `rows` [n, d] are those
+    of the pictures, in the order of the items and then of their mirror images."""
+
+    file: str
+    spec: InputSpec
+    rows: Floats
+    fitted: logistic.Fitted
+    layer: _Layer
+
+
+def _kinds(request: TrainRequest, options: ClassifyOptions) -> list[str]:
+    """Names of the files of features to try."""
+    if request.base is None or options.features == "plain":
+        return [PLAIN]
+    return [FROM_MODEL] if options.features == "model" else [FROM_MODEL, PLAIN]
+
+
+def _learn(
+    request: TrainRequest,
+    items: Sequence[Item],
+    labels: tuple[str, ...],
+    options: ClassifyOptions,
+    name: str,
+    *,
+    until: float,
+    several: bool,
+    report: Report,
+) -> _Learned:
+    spec = _write_features(request, report, name)
+    seen = list(_seen(request, items, spec, name, mirror_until=until, report=report))
+    rows = np.stack([row for _, row in seen])
+    mean, deviation = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-6)
+    fitted = logistic.fit(
+        (rows - mean) / deviation,
+        flags_of([items[at].said for at, _ in seen], labels),
+        logistic.Strengths(options.strengths, options.folds, options.enough, options.balanced),
+        several=several,
+        seed=request.seed,
+        groups=np.array([at for at, _ in seen]),
+        check=lambda: report(Progress(step=len(seen), steps=len(seen))),
+    )
+    weights = fitted.weights / deviation
+    return _Learned(name, spec, rows, fitted, _Layer(weights, fitted.intercepts - weights @ mean, several))
+
+
+def _write_features(request: TrainRequest, report: Report, name: str) -> InputSpec:
+    """Write the file `name` that computes features, and say how it wants pictures."""
     import onnx
 
     from labelloop.learning.trainers import backbone
 
     card = request.base_card
-    if request.base is None or card is None or plain:
+    if request.base is None or card is None or name == PLAIN:
         report(Progress(step=0, message="features: colours and edges"))
-        onnx.save(backbone.plain(), request.out / FEATURES_FILE)
+        onnx.save(backbone.plain(), request.out / name)
         return backbone.PLAIN_INPUT
     model = backbone.features_of(request.base, card)
     report(Progress(step=0, message=f"features: {card.name} ({card.family or card.engine})"))
-    onnx.save(model, request.out / FEATURES_FILE)
+    onnx.save(model, request.out / name)
     return card.input
 
 
 def _seen(
-    request: TrainRequest, items: Sequence[Item], spec: InputSpec, *, mirror_until: float, report: Report
+    request: TrainRequest, items: Sequence[Item], spec: InputSpec, name: str, *, mirror_until: float, report: Report
 ) -> Iterator[tuple[int, Floats]]:
     """Number of the item and features [d] of each picture; then of their mirror images, as many as there is time for
     until `mirror_until` (on `time.monotonic`)."""
@@ -147,7 +183,7 @@ def _seen(
     from labelloop.engines.detect.prepare import Normaliser
     from labelloop.engines.onnx import OnnxModel
 
-    model = OnnxModel(request.out / FEATURES_FILE, device=request.device)
+    model = OnnxModel(request.out / name, device=request.device)
     image = model.signature.inputs[0]
     normaliser = Normaliser(spec, dtype=image.dtype)
     views = [(at, turned) for turned in (False, True) for at in range(len(items))]
@@ -215,7 +251,6 @@ def _gap(
     card: ModelCard,
     request: TrainRequest,
     items: Sequence[Item],
-    seen: Sequence[tuple[int, Any]],
     expected: Any,
 ) -> float:
     """The largest difference between what the file says as it is served and what was trained."""
@@ -225,7 +260,7 @@ def _gap(
         engine = ClassifyEngine(path, card, EngineOptions(device="cpu"))
     except ModelError as error:
         raise TrainerFailed(f"The file that was written cannot be served: {error.message}", hint=error.hint) from error
-    said = np.concatenate([engine.scores([engine.prepare(_picture(request.data, items[at]))]) for at, _ in seen])
+    said = np.concatenate([engine.scores([engine.prepare(_picture(request.data, item))]) for item in items])
     gap = float(np.abs(said - expected).max())
     if not gap <= LARGEST_GAP:
         raise TrainerFailed(
