@@ -191,7 +191,7 @@ class Registry:
         reads (see Artifacts.sweep)."""
         if path is None:
             return ""
-        artifact = f"{name}/{digest[:8]}-{secrets.token_hex(8)}.onnx"
+        artifact = f"{name}/{digest[:8]}-{secrets.token_hex(8)}{path.suffix.lower()[:16]}"
         self._artifacts.put(path, artifact)
         return artifact
 
