@@ -443,9 +443,11 @@ class Retrain:
         log = self._folder / "out" / "log.txt"
         if log.is_file():
             shutil.move(log, self._folder / "log.txt")
-        for part in ("data", "out"):
-            shutil.rmtree(self._folder / part, ignore_errors=True)
-        (self._folder / "trained.json").unlink(missing_ok=True)
+        for part in self._folder.iterdir() if self._folder.is_dir() else ():  # halves that a kill left included
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            elif part.name != log.name:
+                part.unlink(missing_ok=True)
 
 
 def runs_folder(settings: Settings) -> Path:
