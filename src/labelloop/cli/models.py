@@ -11,12 +11,13 @@ app = typer.Typer(help="Add models and say which project uses which.", no_args_i
 
 @app.command()
 def add(
-    file: Path = typer.Argument(None, help="The ONNX file."),
+    file: Path = typer.Argument(None, help="The model file: ONNX, or .npz (text)."),
     name: str = typer.Option(None, help="Name in the registry (default: the file's name)."),
     labels: str = typer.Option(None, help="Class names: a text, JSON or YAML file, or 'coco'."),
-    task: str = typer.Option(None, help="detect or ocr (default: the card's, else detect)."),
+    task: str = typer.Option(None, help="detect, classify, text or ocr (default: the card's, else what the file is)."),
     engine: str = typer.Option(None, help="Engine; needed only without a file, for instance ocr."),
     card: Path = typer.Option(None, help="Model card (YAML) (default: the .yaml beside the file)."),
+    remote: str = typer.Option(None, help="A model on Triton or KServe: http://HOST:8000/v2/models/NAME"),
 ) -> None:
     """Add a model file as the next version of NAME; the same file twice is one version."""
     import msgspec
@@ -26,16 +27,19 @@ def add(
     from labelloop.engines.labels import read_labels
     from labelloop.serving.models import add_model, model_name, open_registry, read_card
 
+    engine = "remote" if remote else engine
     if file is None and engine is None:
         raise ModelError("There is no file to add.", hint="Give an ONNX file, or --engine ocr.")
     settings = read_settings()
     beside = card or (file.with_suffix(".yaml") if file else Path())
     if card and not card.is_file():
         raise ModelError(f"There is no model card {card}.")
-    found = read_card(beside, name=name or (model_name(file.stem) if file else engine))
+    own_name = model_name(remote.rstrip("/").partition("/models/")[2].partition("/")[0]) if remote else engine
+    found = read_card(beside, name=name or (model_name(file.stem) if file else own_name))
     given = {
         "name": name,
-        "task": task or (None if file else engine),
+        "remote": remote,
+        "task": task or (None if file or remote else engine),
         "engine": engine,
         "labels": read_labels(labels) if labels else None,
     }

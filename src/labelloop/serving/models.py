@@ -16,6 +16,7 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.errors import LabelloopError, ModelError, ModelUnrecognised
 from labelloop.core.settings import Settings
 from labelloop.engines.base import Engine, EngineFactory, EngineOptions, cpu_threads
+from labelloop.engines.classify import FAMILIES as CLASSIFIERS
 from labelloop.store.annotations import Annotations
 from labelloop.store.artifacts import Artifacts
 from labelloop.store.db import open_database
@@ -78,7 +79,7 @@ def add_model(
 def _described(path: Path | None, card: ModelCard) -> ModelCard:
     """The card, completed by its engine. One that names none (`detect` is the default) gets the engine that its task or
     the kind of file asks for; an ONNX file that is no detector may be a classifier."""
-    engines = [card.engine]
+    engines = ["classify" if card.engine == "detect" and card.family in CLASSIFIERS else card.engine]
     if card.engine == "detect" and card.family is None:
         told = SUFFIXES.get(path.suffix.lower()) if path is not None else None
         engines = [told or (card.task if card.task in ENGINE_OF_TASK else card.engine)]
