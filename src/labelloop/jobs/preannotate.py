@@ -54,7 +54,8 @@ class _Batch(msgspec.Struct, frozen=True):
 class Preannotation:
     """One job in the hands of one worker. Call `advance` until it says False, then `close`, which closes `client` too.
 
-    `predict` answers one Prediction per task, in order. Errors are LabelloopErrors: the job cannot go on.
+    `predict` answers one Prediction per task, in order. `one_by_one`: tasks have films, so each is a page of its own,
+    and `advance` takes as long as its film. Errors are LabelloopErrors: the job cannot go on.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Preannotation:
         tell: Callable[[str, str], None],
         import_size: int,
         settle_s: float,
+        one_by_one: bool = False,
     ) -> None:
         self._job = job
         self._client = client
@@ -78,8 +80,9 @@ class Preannotation:
         self._predict = predict
         self._patience = patience
         self._expect = expect
-        self._size = min(SMALLEST_PAGE, import_size)
-        self._import_size = import_size
+        self._smallest = 1 if one_by_one else SMALLEST_PAGE
+        self._import_size = 1 if one_by_one else import_size
+        self._size = min(self._smallest, self._import_size)
         self._storing_s = 0.0
         self._delivery = Delivery(
             client,
@@ -134,7 +137,7 @@ class Preannotation:
         predictions = self._predict_patiently(batch.tasks)
         rate = len(batch.tasks) / max(time.perf_counter() - begun, 1e-6)
         page_s = min(max(PAGE_S, self._storing_s / STORING), LONGEST_PAGE_S)
-        self._size = min(max(int(rate * page_s), SMALLEST_PAGE), self._import_size)
+        self._size = min(max(int(rate * page_s), self._smallest), self._import_size)
         pairs = [(task.id or 0, found) for task, found in zip(batch.tasks, predictions, strict=True)]
         return self._pages.add(
             _ids_of(batch),

@@ -34,16 +34,21 @@ class Label(msgspec.Struct, frozen=True):
 
 class ObjectTag(msgspec.Struct, frozen=True):
     """What is shown: `<Image>`, `<Text>`, `<Video>`... `field` is the key in the task's data; with `is_list` the
-    field holds a list of pages (`valueList`)."""
+    field holds a list of pages (`valueList`). `frame_rate` is what a `<Video>` says about it: a number, or `$field`."""
 
     name: str
     tag: str
     field: str
     is_list: bool = False
+    frame_rate: str = ""
 
     @property
     def shows_pictures(self) -> bool:
         return self.tag.lower() == "image"
+
+    @property
+    def shows_films(self) -> bool:
+        return self.tag.lower() == "video"
 
 
 class Control(msgspec.Struct, frozen=True, dict=True):
@@ -147,7 +152,11 @@ def _object(element: ET.Element) -> ObjectTag | None:
         return None
     is_list = element.get("valueList") is not None
     value = element.get("valueList") or element.get("value") or ""
-    return ObjectTag(element.get("name", ""), element.tag, value[1:], is_list) if value.startswith("$") else None
+    if not value.startswith("$"):
+        return None
+    # the editor does not look at the case of attributes, and templates write frameRate and framerate
+    rate = next((text for name, text in element.items() if name.lower() == "framerate"), "")
+    return ObjectTag(element.get("name", ""), element.tag, value[1:], is_list, rate)
 
 
 def _control(element: ET.Element) -> Control:

@@ -11,30 +11,31 @@ from typing import Any, Literal
 import msgspec
 
 from labelloop.core.errors import LabelConfigError
-from labelloop.core.regions import Box, Point, Polygon, Region, Whole
+from labelloop.core.regions import Box, Point, Polygon, Region, Track, Whole
 from labelloop.labelstudio.config import Control, Label, LabelConfig, ObjectTag
 from labelloop.labelstudio.names import Names, fold
 
 DEFAULT_THRESHOLD = 0.3
 """Below it a detector's box costs the annotator more (look, delete) than it saves."""
 
-Kind = Literal["box", "polygon", "point", "whole"]
+Kind = Literal["box", "polygon", "point", "whole", "track"]
 
-KIND_OF: Mapping[type, Kind] = {Box: "box", Polygon: "polygon", Point: "point", Whole: "whole"}
+KIND_OF: Mapping[type, Kind] = {Box: "box", Polygon: "polygon", Point: "point", Whole: "whole", Track: "track"}
 
 # For each kind of shape the controls that can draw it, best first. The bare geometry tags (Rectangle, Polygon) take
 # their label from a <Labels> control on the same object. A box on a polygon control becomes its four corners.
-# All of them are drawn on pictures, so only on <Image>: a <Video> is not one and must not be fetched as one.
+# Tracks are drawn on <Video>, all others on pictures, so only on <Image>: a film must not be fetched as one.
 DRAWN_BY: Mapping[Kind, tuple[str, ...]] = {
     "box": ("RectangleLabels", "Rectangle", "PolygonLabels", "Polygon"),
     "polygon": ("PolygonLabels", "Polygon", "RectangleLabels", "Rectangle"),
     "point": ("KeyPointLabels", "KeyPoint"),
     "whole": ("Choices",),
+    "track": ("VideoRectangle",),
 }
-BARE = ("Rectangle", "Polygon", "KeyPoint")
+BARE = ("Rectangle", "Polygon", "KeyPoint", "VideoRectangle")
 
 KINDS_OF_TASK: Mapping[str, tuple[Kind, ...]] = {
-    "detect": ("box",),
+    "detect": ("box", "track"),
     "ocr": ("box", "polygon"),
     "classify": ("whole",),
     "pose": ("point", "box"),
@@ -159,13 +160,17 @@ def _pictures(config: LabelConfig, kind: Kind, names: Mapping[int, Names]) -> It
     """Per picture the places that could draw this kind, best first."""
     order = DRAWN_BY[kind]
     for tag in config.objects:
-        if not tag.shows_pictures:
+        if not _is_for(kind, tag):
             continue
         there = [control for control in config.controls if tag.name in control.to_names]
         texts = next((control for control in there if control.tag == "TextArea" and control.per_region), None)
         labels = tuple((c, names[id(c)]) for c in there if c.tag == "Labels" and names[id(c)])
         drawing = sorted((control for control in there if control.tag in order), key=lambda c: order.index(c.tag))
         yield [_Place(c, tag, labels if c.tag in BARE else ((c, names[id(c)]),), texts) for c in drawing]
+
+
+def _is_for(kind: Kind, tag: ObjectTag) -> bool:
+    return tag.shows_films if kind == "track" else tag.shows_pictures
 
 
 def _target(places: list[_Place], wanted: _Wanted, default: float) -> Target | None:
@@ -204,14 +209,17 @@ def _notes(config: LabelConfig, kinds: Sequence[Kind]) -> Iterator[str]:
     for control in _expected(config, kinds):
         name = f'<{control.tag} name="{control.name}">'
         tags = [config.objects_by_name[to] for to in control.to_names if to in config.objects_by_name]
-        others = [f'<{tag.tag} name="{tag.name}">' for tag in tags if not tag.shows_pictures]
+        fits = [kind for kind in kinds if control.tag in ("Labels", *DRAWN_BY[kind])]
+        others = [f'<{tag.tag} name="{tag.name}">' for tag in tags if not any(_is_for(kind, tag) for kind in fits)]
         if control.dynamic and not control.labels:
             yield (
                 f"{name} takes its labels from each task's data, so no class of the model can be mapped to them. "
                 f'Write <Label value="…"/> tags into it for those that the model should fill.'
             )
         if others:
-            yield f"{name} is not filled on {', '.join(others)}: this model looks at pictures (<Image>) only."
+            looks = "films (<Video>)" if fits == ["track"] else "pictures (<Image>)"
+            films = " On a <Video> it fills <VideoRectangle> with <Labels>." if "track" in kinds else ""
+            yield f"{name} is not filled on {', '.join(others)}: it is for {looks} only.{films}"
         if not tags:
             yield f"{name} is not filled: {','.join(control.to_names)!r} in its toName shows nothing of a task's data."
 
@@ -245,5 +253,5 @@ def _traits(target: Target) -> list[Any]:
     control, shown, labels, texts = target.control, target.object, target.label_control, target.text_control
     return [
         control.name, control.tag, shown.name, shown.field, shown.is_list, target.label, target.threshold,
-        labels and labels.name, texts and texts.name,
+        labels and labels.name, texts and texts.name, *([shown.frame_rate] if shown.shows_films else []),
     ]  # fmt: skip

@@ -130,6 +130,8 @@ class Pages:
             row["replaces"] = {str(task): list(ids) for task, ids in replaces.items()}
             connection.execute(sa.insert(schema.job_pages).values(**row))
             self._fail(connection, task_ids, failed)
+            parts = schema.film_parts  # of no use any more: the tracks are in the page
+            connection.execute(sa.delete(parts).filter_by(job_id=self._job_id).where(parts.c.task_id.in_(task_ids)))
             query = sa.select(schema.job_pages).filter_by(job_id=self._job_id, number=number)
             return _page(connection.execute(query).mappings().one())
 
