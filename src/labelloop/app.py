@@ -87,7 +87,7 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     origins = Origins(settings, store.registry.connections, trust_setup=is_private(settings))
     media, predictor = _path(settings, store, metrics, slots, origins)
     loop = Loop()
-    training = training_of(store, default=default)
+    training = training_of(store, default=default, address=settings.label_studio_url)
     needed = projects.wanted
     jobs = Resident(lambda: _worker(settings, store, training, slots, predictor, media, origins, loop, needed=needed))
     watchers = Watchers(settings, store, projects.version_of, named=settings.watch, kept=True)
@@ -134,7 +134,16 @@ def _workshop(settings: Settings, load: Load | None) -> Iterator[tuple[Store, Ca
             yield (
                 store,
                 partial(
-                    _worker, settings, store, training_of(store), slots, predictor, media, origins, loop, needed=tuple
+                    _worker,
+                    settings,
+                    store,
+                    training_of(store, address=settings.label_studio_url),
+                    slots,
+                    predictor,
+                    media,
+                    origins,
+                    loop,
+                    needed=tuple,
                 ),
             )
         finally:
@@ -192,9 +201,10 @@ def _worker(
     return Worker(store.jobs, store.workers, kinds.open, engine, look=Triggers(training).look)
 
 
-def training_of(store: Store, *, default: str | None = None) -> Training:
-    """The rows that training is about; `default` is the model that `serve` was given."""
-    return Training.over(store.engine, store.registry, store.jobs, default=default)
+def training_of(store: Store, *, default: str | None = None, address: str = "") -> Training:
+    """The rows that training is about; `default` is the model that `serve` was given, `address` the Label Studio of the
+    settings."""
+    return Training.over(store.engine, store.registry, store.jobs, default=default, address=address)
 
 
 @contextlib.contextmanager

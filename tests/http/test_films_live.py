@@ -52,8 +52,10 @@ def test_a_short_film_is_answered_with_tracks(serve: Callable[..., Backend], tmp
 def test_a_longer_film_is_a_jobs_and_not_stored_as_done(serve: Callable[..., Backend], tmp_path: Path) -> None:
     engine = SquareEngine()
     backend = serve(engine, film_live_s=1.5)
-    films = [task(write_scene(tmp_path / name, frames=frames), number)
-             for number, (name, frames) in enumerate([("long.mp4", 50), ("short.mp4", 30)], start=1)]
+    films = [
+        task(write_scene(tmp_path / name, frames=frames), number)
+        for number, (name, frames) in enumerate([("long.mp4", 50), ("short.mp4", 30)], start=1)
+    ]
     long, short = backend.predict(films, config=CONFIG).json()["results"]
     assert "result" not in long
     assert "The film lasts 2 s" in long["error"]
@@ -103,7 +105,9 @@ def test_who_hangs_up_ends_the_work(serve: Callable[..., Backend], tmp_path: Pat
     caller.start()
     assert begun.wait(30)
     caller.join()
-    backend.wait(lambda: not any(thread.name.startswith("film") and _is_busy(backend) for thread in threading.enumerate()))
+    backend.wait(
+        lambda: not any(thread.name.startswith("film") and _is_busy(backend) for thread in threading.enumerate())
+    )
     assert engine.looked < 1000
 
 

@@ -34,12 +34,14 @@ class Label(msgspec.Struct, frozen=True):
 
 class ObjectTag(msgspec.Struct, frozen=True):
     """What is shown: `<Image>`, `<Text>`, `<Video>`... `field` is the key in the task's data; with `is_list` the
-    field holds a list of pages (`valueList`). `frame_rate` is what a `<Video>` says about it: a number, or `$field`."""
+    field holds a list of pages (`valueList`). With `by_url` it holds the address of a text, not the text. `frame_rate`
+    is what a `<Video>` says about it: a number, or `$field`."""
 
     name: str
     tag: str
     field: str
     is_list: bool = False
+    by_url: bool = False
     frame_rate: str = ""
 
     @property
@@ -50,10 +52,15 @@ class ObjectTag(msgspec.Struct, frozen=True):
     def shows_films(self) -> bool:
         return self.tag.lower() == "video"
 
+    @property
+    def shows_texts(self) -> bool:
+        return self.tag.lower() in ("text", "hypertext")
+
 
 class Control(msgspec.Struct, frozen=True, dict=True):
     """What is filled: `<RectangleLabels>`, `<Choices>`, `<TextArea>`... `threshold` is the score threshold it names.
-    With `dynamic` its labels come from each task's data (`value="$labels"`) or from a server (`apiUrl`)."""
+    With `dynamic` its labels come from each task's data (`value="$labels"`) or from a server (`apiUrl`). `several`
+    choices can be true at a time (`choice="multiple"`)."""
 
     name: str
     tag: str
@@ -62,6 +69,7 @@ class Control(msgspec.Struct, frozen=True, dict=True):
     threshold: float | None = None
     per_region: bool = False
     dynamic: bool = False
+    several: bool = False
 
     @cached_property
     def type(self) -> str:
@@ -154,9 +162,10 @@ def _object(element: ET.Element) -> ObjectTag | None:
     value = element.get("valueList") or element.get("value") or ""
     if not value.startswith("$"):
         return None
+    by_url = element.get("valueType", "").lower() == "url"
     # the editor does not look at the case of attributes, and templates write frameRate and framerate
     rate = next((text for name, text in element.items() if name.lower() == "framerate"), "")
-    return ObjectTag(element.get("name", ""), element.tag, value[1:], is_list, rate)
+    return ObjectTag(element.get("name", ""), element.tag, value[1:], is_list, by_url, rate)
 
 
 def _control(element: ET.Element) -> Control:
@@ -168,6 +177,7 @@ def _control(element: ET.Element) -> Control:
         threshold=_threshold(element),
         per_region=element.get("perRegion", "").lower() == "true",
         dynamic=element.get("value", "").startswith("$") or bool(element.get("apiUrl")),
+        several=element.get("choice") == "multiple",
     )
 
 
