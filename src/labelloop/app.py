@@ -196,9 +196,9 @@ def _worker(
         settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop, needed=needed
     )
     retrain = RetrainOpener(settings, training, prelabel, media, store.scores)
-    kinds = Kinds(store.jobs, {"prelabel": prelabel.open, KIND: retrain.open})
+    kinds = Kinds(store.jobs, {"prelabel": prelabel.open, KIND: retrain.open}, shared=["prelabel"])
     sweep(settings, training)
-    return Worker(store.jobs, store.workers, kinds.open, engine, look=Triggers(training).look)
+    return Worker(store.jobs, store.workers, kinds, engine, look=Triggers(training).look)
 
 
 def training_of(store: Store, *, default: str | None = None, address: str = "") -> Training:

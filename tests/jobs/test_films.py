@@ -19,6 +19,7 @@ from labelloop.core.regions import Size
 from labelloop.jobs.patience import Cancelled, Interrupted
 from labelloop.labelstudio.video import decode_track
 from labelloop.store.films import FilmParts, film_progress
+from labelloop.store.pages import Mark, Pages
 from labelloop.testing import FakeLabelStudio
 from labelloop.video.lifespans import boxes_by_frame
 from reference.film_scene import FILM_CONFIG, HEIGHT, SIDE, WIDTH, SquareEngine, across, write_scene
@@ -260,21 +261,27 @@ def test_a_job_is_cancelled_in_the_middle_of_a_film(open_desk: Callable[..., Des
     assert desk.studio.predictions(task) == []
 
 
-def test_parts_belong_to_the_owner_of_the_job(open_desk: Callable[..., Desk], root: Path) -> None:
+def test_parts_belong_to_who_has_the_page(open_desk: Callable[..., Desk], root: Path) -> None:
     desk = open_desk()
     job = desk.job()
     worker = desk.store.workers.register()
     assert desk.store.jobs.claim(desk.store.jobs.get(job.id), worker)
-    mine, other = (
-        FilmParts(desk.store.engine, job.id, owner=owner, task_id=3, field="video") for owner in (worker, "somebody")
-    )
+
+    def parts(owner: str, task: int = 3) -> FilmParts:
+        return FilmParts(desk.store.engine, job.id, owner=owner, task_id=task, field="video")
+
+    with pytest.raises(JobLost):  # nobody has taken it
+        parts(worker).add(b"x", frame=1, frames_count=99)
+    pages = Pages(desk.store.engine, job.id, owner=worker, is_alive=lambda _: True)
+    assert pages.take([3], mark=Mark(), cursor=3, replaces={})
     for frame in (10, 20, 30):
-        mine.add(b"part %d" % frame, frame=frame, frames_count=99)
-    assert list(other.parts()) == [b"part 10", b"part 20", b"part 30"]
-    with pytest.raises(JobLost):
-        other.add(b"x", frame=40, frames_count=99)
-    mine.clear()
-    assert list(mine.parts()) == []
+        parts(worker).add(b"part %d" % frame, frame=frame, frames_count=99)
+    assert list(parts("somebody").parts()) == [b"part 10", b"part 20", b"part 30"]
+    for other in (parts("somebody"), parts(worker, task=4)):
+        with pytest.raises(JobLost):
+            other.add(b"x", frame=40, frames_count=99)
+    parts(worker).clear()
+    assert list(parts(worker).parts()) == []
 
 
 def test_two_videos_of_one_task_are_two_films(studio: FakeLabelStudio, tmp_path: Path, root: Path) -> None:

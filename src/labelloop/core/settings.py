@@ -98,7 +98,9 @@ class Settings(BaseModel):
         description="Folder of the store, the model files, the cache and the runtimes.",
     )
     database_url: str = Field(
-        "", validation_alias=_names("database_url"), description="SQLAlchemy URL of the store; empty: SQLite in home."
+        "",
+        validation_alias=_names("database_url"),
+        description="SQLAlchemy URL of the store, for instance postgresql://USER@HOST/NAME; empty: SQLite in home.",
     )
     artifacts_url: str = Field(
         "",
@@ -400,6 +402,12 @@ class Settings(BaseModel):
         if value and not re.match(r"https?://[^/]+", value):
             raise ValueError(f"{value!r} is not an address; write for instance http://label-studio.example.org:8080")
         return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _names_its_driver(cls, value: str) -> str:
+        """The driver that is installed, instead of the one that SQLAlchemy takes for Postgres."""
+        return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", value.strip())
 
     @model_validator(mode="after")
     def _password_is_whole(self) -> Settings:

@@ -20,7 +20,8 @@ class FilmProgress(msgspec.Struct, frozen=True):
 
 
 class FilmParts:
-    """The parts of one film of one task, in the hands of the job's `owner`; follows `Spool` in serving/film_parts."""
+    """The parts of one film of one task, in the hands of the `owner` of its page; follows `Spool` in
+    serving/film_parts."""
 
     def __init__(self, engine: sa.Engine, job_id: str, *, owner: str, task_id: int, field: str) -> None:
         self._engine = engine
@@ -41,17 +42,26 @@ class FilmParts:
             yield row.content
 
     def add(self, content: bytes, *, frame: int, frames_count: int) -> None:
-        """Keep the next part, which ends with `frame`. Raises JobLost when the job has another owner now."""
+        """Keep the next part, which ends with `frame`. Raises JobLost when somebody else has the task now, or the job
+        has ended."""
         row = {**self._key, "number": frame, "frames_count": frames_count, "content": content}
-        jobs = schema.jobs
-        held = sa.update(jobs).filter_by(id=self._key["job_id"], owner=self._owner).values(owner=self._owner)
         with self._engine.begin() as connection:
-            if not connection.execute(held).rowcount:
-                raise JobLost(
-                    f"Job {self._key['job_id']} has another owner now.",
-                    hint=f"See: labelloop jobs show {self._key['job_id']}",
-                )
+            self._hold(connection)
             connection.execute(sa.insert(schema.film_parts).values(**row))
+
+    def _hold(self, connection: sa.Connection) -> None:
+        job_id, pages = self._key["job_id"], schema.job_pages
+        # updates that change nothing: they take the lock, so that nobody takes the page over before we commit
+        runs = sa.update(schema.jobs).filter_by(id=job_id, state="running").values(state="running")
+        mine = {"job_id": job_id, "owner": self._owner, "state": "taken"}
+        held = connection.execute(runs).rowcount
+        held = held and connection.execute(sa.update(pages).filter_by(**mine).values(state="taken")).rowcount
+        taken = connection.execute(sa.select(pages.c.task_ids).filter_by(**mine)) if held else ()
+        if not any(self._key["task_id"] in page.task_ids for page in taken):
+            raise JobLost(
+                f"The film of task {self._key['task_id']} is in other hands now, or job {job_id} has ended.",
+                hint=f"See: labelloop jobs show {job_id}",
+            )
 
     def clear(self) -> None:
         """Forget all parts."""
