@@ -87,14 +87,12 @@ def main() -> None:
         films.close()
         close(parts)
     shares = [rate / (sum(pair) / 2) for rate, pair in zip(rates, itertools.pairwise(tops), strict=True)]
-    print(
-        f"{film.frames_count} frames of {film.size.width} x {film.size.height}, {arguments.tracker}, every {arguments.every}"
-    )
+    size = f"{film.size.width} x {film.size.height}"
+    print(f"{film.frames_count} frames of {size}, {arguments.tracker}, every {arguments.every}")
     print(f"the whole pipeline: {statistics.median(rates):.1f} frames/s ({rounded(rates)})")
     print(f"the detector alone: {statistics.median(tops):.1f} frames/s ({rounded(tops)})")
-    print(
-        f"share, each run beside its neighbours: {statistics.median(shares):.2f} ({', '.join(f'{one:.2f}' for one in shares)})"
-    )
+    listed = ", ".join(f"{one:.2f}" for one in shares)
+    print(f"share, each run beside its neighbours: {statistics.median(shares):.2f} ({listed})")
     for region in regions:
         if isinstance(region.shape, Track):
             lives = ", ".join(f"{life.start} to {life.end}" for life in lifespans(region.shape))

@@ -84,7 +84,9 @@ class Flow:
         above, below = self._learnt(self._looks(grey, size))
         self._above = (1 - RATE) * self._above + RATE * above
         self._below = (1 - RATE) * self._below + RATE * below
-        left, top, right, bottom = (np.concatenate([self._centre - size / 2, self._centre + size / 2]) / self._scale).tolist()
+        left, top, right, bottom = (
+            np.concatenate([self._centre - size / 2, self._centre + size / 2]) / self._scale
+        ).tolist()
         return Box((left, top, right, bottom))
 
     def _learnt(self, looks: Complex) -> tuple[Complex, Floats]:
@@ -92,7 +94,7 @@ class Flow:
         return np.conj(self._wanted) * looks, (looks * np.conj(looks)).sum(axis=0).real
 
     def _answer(self, grey: Grey, size: Floats) -> Floats:
-        """How much each place [h, w] looks like the middle of the thing; 1 is what the filter was taught (equation 6)."""
+        """How much each place [h, w] looks like the middle of the thing; 1 is what was taught (equation 6)."""
         looks = self._looks(grey, size)
         return np.asarray(np.fft.ifft2((np.conj(self._above) * looks).sum(axis=0) / (self._below + WEIGHT)).real)
 
@@ -107,13 +109,13 @@ class Flow:
         patch = cv2.warpAffine(
             grey, turn, (int(pixels[0]), int(pixels[1])), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        return np.asarray(np.fft.fft2(_edges(patch, self._cells) * self._window))
+        return np.asarray(np.fft.fft2(_edges(np.asarray(patch, np.uint8), self._cells) * self._window))
 
 
 def _cells(size: Floats) -> NDArray[np.intp]:
     """Width and height in cells of what is looked at."""
     sides = TEMPLATE_PX * np.sqrt(size / size[::-1])
-    return np.maximum(np.round(np.clip(sides, 32, 320) / CELL), 8).astype(np.intp)
+    return np.asarray(np.maximum(np.round(np.clip(sides, 32, 320) / CELL), 8), np.intp)
 
 
 def _peak(cells: NDArray[np.intp]) -> Floats:
@@ -155,7 +157,7 @@ def _above_the_rest(answer: Floats) -> float:
 
 
 def _place_of_peak(answer: Floats) -> Floats:
-    """x and y of the peak in cells from the middle, between cells too: the top of the parabola through its neighbours."""
+    """x and y of the peak in cells from the middle, between cells too: the top of the parabola through neighbours."""
     y, x = np.unravel_index(int(answer.argmax()), answer.shape)
     place = [_top(answer[y], int(x)), _top(answer[:, x], int(y))]
     sides = answer.shape[::-1]
