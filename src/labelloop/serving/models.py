@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ from labelloop.core.errors import LabelloopError, ModelError, ModelUnrecognised
 from labelloop.core.settings import Settings
 from labelloop.engines.base import Engine, EngineFactory, EngineOptions, cpu_threads
 from labelloop.engines.classify import FAMILIES as CLASSIFIERS
+from labelloop.engines.model_folder import is_model_folder, pack
 from labelloop.store.annotations import Annotations
 from labelloop.store.artifacts import Artifacts
 from labelloop.store.db import open_database
@@ -30,8 +32,8 @@ from labelloop.store.workers import Workers
 log = structlog.get_logger(__name__)
 
 
-SUFFIXES = {".npz": "text"}
-"""Kinds of file that only one engine reads."""
+SUFFIXES = {".npz": "text", ".zip": "transformers"}
+"""Kinds of file that only one engine reads; a zip is a packed folder of transformers."""
 
 ENGINE_OF_TASK = ("classify", "text")
 """Tasks whose engine is called as they are."""
@@ -69,10 +71,15 @@ def add_model(
 ) -> ModelVersion:
     """Complete `card` from the file and store both; `trained` as in `Registry.add`. Raises ModelError when the file is
     not one we can serve."""
-    if path is not None and not path.is_file():
-        raise ModelError(f"There is no file {path}.")
     if not card.labels and settings.labels:
         card = msgspec.structs.replace(card, labels=tuple(settings.labels))
+    if path is not None and is_model_folder(path):
+        with TemporaryDirectory(prefix="labelloop-add-") as folder:
+            packed = Path(folder) / f"{model_name(path.name)}.zip"
+            pack(path, packed)
+            return registry.add(packed, _described(packed, card), trained=trained)
+    if path is not None and not path.is_file():
+        raise ModelError(f"There is no file {path}.")
     return registry.add(path, _described(path, card), trained=trained)
 
 
