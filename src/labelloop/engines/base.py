@@ -67,6 +67,15 @@ class Embedder(Protocol):
         for all. Called from several threads at a time, as `prepare` is."""
 
 
+@runtime_checkable
+class Resizer(Protocol):
+    """What an Engine may offer besides: how large pictures are to it, so that frames of films need not be made larger
+    than that. Without it `input_size` counts."""
+
+    def resized(self, size: Size) -> Size:
+        """What `prepare` brings a picture of this size to."""
+
+
 class EngineFactory(Protocol):
     """What an entry point of `labelloop.engines` names. `path` is None for an engine that brings its own weights."""
 
