@@ -71,30 +71,34 @@ class Backend:
         self._keeper = _Keeper(ask)
         self._class: Any = None
         self._options: dict[str, Any] = {}
-        self._first_generation = False
+        self._first_generation = self._stands_in = False
+        self._package = ""
         self._instances: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._building = threading.Lock()
 
     # --- calls of the parent ----------------------------------------------------------------------------
 
-    def open(self, source: str, options: dict[str, Any], model_dir: str) -> dict[str, Any]:
+    def open(self, source: str, options: dict[str, Any], model_dir: str) -> None:
         """Import the backend. `source` is a folder, a file, or either with ":Class"; `options` are what `--with`
         said. Those in capitals become environment variables before anything is imported."""
         os.environ["MODEL_DIR"] = model_dir
         os.environ.update({key: str(value) for key, value in options.items() if key.isupper()})
         sys.path.append(NAMES)
         package = importlib.import_module("label_studio_ml")
-        stands_in = os.path.dirname(os.path.abspath(str(package.__file__))).startswith(NAMES)
-        if stands_in:
+        self._stands_in = os.path.abspath(str(package.__file__)).startswith(NAMES)
+        self._package = str(getattr(package, "__version__", ""))
+        if self._stands_in:
             importlib.import_module("label_studio_ml.state").keep_with(self._keeper)
         self._class, given = _model_class(source)
         self._options = {**given, **{key: value for key, value in options.items() if not key.isupper()}}
         self._first_generation = not _hears_events(self._class.fit)
+
+    def about(self) -> dict[str, Any]:
+        """What was opened: "package" is the installed label_studio_ml, "" where names of ours stand in for it."""
         return {
             "model_class": self._class.__name__,
             "first_generation": self._first_generation,
-            "stands_in": stands_in,
-            "package": str(getattr(package, "__version__", "")),
+            "package": "" if self._stands_in else self._package,
         }
 
     def version(self, project: str, label_config: str) -> str:
@@ -178,8 +182,9 @@ class Backend:
         return instance
 
     def _version_of(self, instance: Any) -> str:
-        version = str(getattr(instance, "model_version", None) or "")
-        return "" if version in UNSET else version
+        if self._stands_in:  # what was set says it; the property would fall back on a version that nobody chose
+            return str(self._keeper.get(instance.project_id, "model_version") or "")
+        return _chosen(getattr(instance, "model_version", None))
 
 
 # --- what the backend's folder holds --------------------------------------------------------------------
@@ -314,7 +319,7 @@ def _predictions(said: Any) -> tuple[list[Any], str]:
     if isinstance(said, dict):
         version = said.get("model_version")
         inside = said.get("predictions", said.get("results"))
-        return (list(inside) if inside is not None else [said]), str(version or "")
+        return (list(inside) if inside is not None else [said]), _chosen(version)
     return list(said or []), ""
 
 
@@ -334,9 +339,13 @@ def _item(prediction: Any) -> dict[str, Any]:
         raise TypeError(f"a prediction is a dictionary with a result, not {type(prediction).__name__}")
     result = prediction.get("result") or []
     result = result if isinstance(result, (list, tuple)) else [result]
-    version = str(prediction.get("model_version") or "")
     return {
         "result": [_plain(region) for region in result],
         "score": prediction.get("score"),
-        "model_version": "" if version in UNSET else version,
+        "model_version": _chosen(prediction.get("model_version")),
     }
+
+
+def _chosen(version: Any) -> str:
+    text = str(version or "")
+    return "" if text in UNSET else text

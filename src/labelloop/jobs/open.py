@@ -153,8 +153,11 @@ class Opener:
         return Client(job.label_studio, token)
 
     def _view(self, job: Job, label_config: str) -> View:
-        version = self._registry.catalogue().find(job.model)
-        view = build_view(version, label_config, threshold=self._settings.score_threshold, aliases=self._aliases)
+        catalogue = self._registry.catalogue()
+        version = catalogue.find(job.model)
+        said = catalogue.called(version, job.project_id)
+        threshold = self._settings.score_threshold
+        view = build_view(version, label_config, threshold=threshold, aliases=self._aliases, said=said)
         if view.name != job.version:
             raise LabelConfigError(
                 f"The label config, the threshold or the labels file changed: predictions would now carry the version "
@@ -170,7 +173,7 @@ class Opener:
 
     def _wants_pictures(self, view: View) -> bool:
         engine, _ = self._slots.ensure(view.version).loaded.result()
-        return engine.wants != "nothing"
+        return engine.wants == "picture"
 
     def predict(self, view: View, stopping: Callable[[], None]) -> Predict:
         """The serving path at bulk priority, for one version. `stopping` raises when this process ends."""

@@ -38,6 +38,7 @@ KINDS_OF_TASK: Mapping[str, tuple[Kind, ...]] = {
     "ocr": ("box", "polygon"),
     "classify": ("whole",),
     "pose": ("point", "box"),
+    "raw": (),  # it writes results itself
 }
 
 
@@ -195,7 +196,7 @@ def _labels_for(config: LabelConfig, kinds: Sequence[Kind]) -> Iterator[str]:
 
 
 def _expected(config: LabelConfig, kinds: Sequence[Kind]) -> list[Control]:
-    tags = {"Labels", *(tag for kind in kinds for tag in DRAWN_BY[kind])}
+    tags = {"Labels", *(tag for kind in kinds for tag in DRAWN_BY[kind])} if kinds else set()
     return [control for control in config.controls if control.tag in tags]
 
 

@@ -21,7 +21,7 @@ from labelloop.core.errors import DeadlineExceeded, LabelloopError, ModelFailed
 from labelloop.core.metrics import Metrics
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Region, Size
-from labelloop.engines.base import Engine
+from labelloop.engines.base import Closable, Engine
 from labelloop.serving.stage import Priority, Stage
 from labelloop.store.registry import ModelVersion
 
@@ -141,8 +141,9 @@ class Slots:
             for key, _ in gone:
                 del self._slots[key]
         for _, slot in gone:
-            _, stage = slot.loaded.result()
+            engine, stage = slot.loaded.result()
             stage.close()
+            _let_go(engine)
             self._metrics.models_ready.labels(slot.version.name, slot.version.number).set(0)
             log.info("model unloaded", model=slot.version.id)
 
@@ -151,7 +152,9 @@ class Slots:
         self._waiting.put(None)
         for slot in list(self._slots.values()):
             if slot.state == "ready":
-                slot.loaded.result()[1].close(timeout_s=CLOSE_S)
+                engine, stage = slot.loaded.result()
+                stage.close(timeout_s=CLOSE_S)
+                _let_go(engine)
 
     def _load_all(self) -> None:
         while (slot := self._waiting.get()) is not None:
@@ -205,9 +208,16 @@ class Slots:
 
 def warm(engine: Engine) -> None:
     """Run once on a grey picture, so that the first person does not pay for lazy initialisation."""
+    if engine.wants == "task":
+        return  # its code was read when it was loaded, and we have no task that it would understand
     width, height = engine.input_size or Size(64, 64)
     picture = Picture(np.full((height, width, 3), 114, np.uint8), Size(width, height))
     engine.predict([engine.prepare(picture)])
+
+
+def _let_go(engine: Engine) -> None:
+    if isinstance(engine, Closable):
+        engine.close()
 
 
 def _key(version: ModelVersion) -> str:
