@@ -92,7 +92,7 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     desk.on_version = projects.refresh
     media, predictor = _path(settings, store, metrics, slots, origins)
     loop = Loop()
-    training = training_of(store, default=default)
+    training = training_of(store, default=default, address=settings.label_studio_url)
     needed = projects.wanted
     jobs = Resident(
         lambda: _worker(settings, store, training, slots, predictor, media, origins, loop, desk, needed=needed)
@@ -137,12 +137,23 @@ def _workshop(settings: Settings, load: Load | None) -> Iterator[tuple[Store, Ca
     desk = HouseDesk(settings.home, store.values, origins, lambda: media)
     slots = _slots(settings, store, metrics, load, desk)
     media, predictor = _path(settings, store, metrics, slots, origins)
-    training = training_of(store)
     with Loop() as loop:
         try:
             yield (
                 store,
-                partial(_worker, settings, store, training, slots, predictor, media, origins, loop, desk, needed=tuple),
+                partial(
+                    _worker,
+                    settings,
+                    store,
+                    training_of(store, address=settings.label_studio_url),
+                    slots,
+                    predictor,
+                    media,
+                    origins,
+                    loop,
+                    desk,
+                    needed=tuple,
+                ),
             )
         finally:
             predictor.close()
@@ -202,9 +213,10 @@ def _worker(
     return Worker(store.jobs, store.workers, kinds.open, engine, look=lambda: (triggers.look(), learners.look()))
 
 
-def training_of(store: Store, *, default: str | None = None) -> Training:
-    """The rows that training is about; `default` is the model that `serve` was given."""
-    return Training.over(store.engine, store.registry, store.jobs, default=default)
+def training_of(store: Store, *, default: str | None = None, address: str = "") -> Training:
+    """The rows that training is about; `default` is the model that `serve` was given, `address` the Label Studio of the
+    settings."""
+    return Training.over(store.engine, store.registry, store.jobs, default=default, address=address)
 
 
 @contextlib.contextmanager

@@ -260,7 +260,8 @@ def test_a_dead_backend_says_start_it(client: Client, project: int) -> None:
 def test_a_project_without_model_is_told(client: Client, project: int) -> None:
     with FakeBackend(model_version=NO_MODEL) as backend:
         report = connect(client, project, backend_url=backend.url)
-    assert f"labelloop models use {project} NAME" in lines(report, "fail")["model"]
+    assert f"labelloop models use {project} NAME" in lines(report, "warn")["model"]
+    assert f"labelloop loop {project} on" in lines(report, "warn")["model"], "it may begin without one"
 
 
 def test_pictures_that_cannot_be_had(studio: FakeLabelStudio, client: Client, backend: FakeBackend) -> None:

@@ -54,7 +54,7 @@ def scenario(tmp_path: Path, model: ModelVersion) -> Scenario:
         picture = np.full((SIZE[1], SIZE[0], 3), 255, np.uint8)
         cv2.putText(picture, word, (25, 60), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (0, 0, 0), 3)
         cv2.imwrite(str(tmp_path / name), picture)
-    return Scenario("Two words", OCR_CONFIG, tuple(tmp_path / name for name in texts), model, texts)
+    return Scenario("Two words", OCR_CONFIG, tuple(tmp_path / name for name in texts), model=model, texts=texts)
 
 
 def prediction(word: str, *, label: str = "Text", x: float = 10, y: float = 30, width: float = 75) -> Answer:

@@ -118,6 +118,19 @@ def test_pinning_what_serves_is_no_move(registry: Registry) -> None:
     assert registry.catalogue().bindings[7].spec == "cars@1"
 
 
+def test_nothing_can_be_assigned_and_gone_back_to(registry: Registry) -> None:
+    add(registry)
+    assert serves(registry) == "cars@1", "the only model serves whatever has none of its own"
+    assert registry.bind(7, "none") is None
+    assert registry.catalogue().of_project(7, default="cars@1") is None
+    registry.bind(7, "cars@1")
+    assert registry.rollback(7).target == "none"
+    assert serves(registry) == ""
+    assert registry.rollback(7).target == "cars@1"
+    with pytest.raises(ModelError, match="cannot be a model name"):
+        add(registry, "none")
+
+
 def test_what_served_by_default_can_be_told(registry: Registry) -> None:
     add(registry), add(registry, "dogs")
     registry.bind(7, "dogs", before="cars@1")

@@ -16,7 +16,7 @@ def connect(
     project: str = typer.Argument(help="Id or title of the project in Label Studio."),
     url: str = typer.Option(None, help="Address of Label Studio, with its sub-path (or LABEL_STUDIO_URL)."),
     token: str = typer.Option(None, help="Personal access token or legacy token (or LABEL_STUDIO_API_KEY)."),
-    model: str = typer.Option(None, help="Model for this project: NAME, NAME@VERSION, an ONNX file, or 'ocr'."),
+    model: str = typer.Option(None, help="Model for this project: NAME, NAME@VERSION, an ONNX file, 'ocr' or 'none'."),
     backend_url: str = typer.Option(
         None, help="Address of labelloop as Label Studio sees it (default: http://127.0.0.1:9090)."
     ),
@@ -75,12 +75,15 @@ def _assign(client: Client, registry: Registry, settings: Settings, model: str, 
     from labelloop.cli.models import person
     from labelloop.connection.backend import BackendProbe, wait_for_model
     from labelloop.serving.models import default_model
+    from labelloop.store.moves import NOTHING
 
     found = client.find_project(project)
-    spec = default_model(registry, model, settings)
+    spec = model if model == NOTHING else default_model(registry, model, settings)
     # A name alone follows the newest version; NAME@VERSION stays where it is.
     target = spec if "@" in model else spec.partition("@")[0]
     version = registry.bind(found.id, target, reason="labelloop connect", by=person())
+    if version is None:
+        return f"Project {found.id} ({found.title}) has no model until one is trained or assigned."
     wait_for_model(BackendProbe(url or own_url(settings), basic_auth=basic_auth(settings)), version.id)
     return f"{version.id} serves project {found.id} ({found.title})."
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 import typer
+
+
+class Who(StrEnum):
+    simulated = "simulated"
+    you = "you"
 
 
 def demo(
@@ -14,6 +20,9 @@ def demo(
     port: int = typer.Option(None, "--port", "-p", help="Port of labelloop (default: 9090, or a free one)."),
     label_studio_port: int = typer.Option(None, help="Port of Label Studio (default: 8080, or a free one)."),
     fresh: bool = typer.Option(False, "--fresh/--keep", help="Forget what was done in earlier demos."),
+    annotator: Who = typer.Option(
+        Who.simulated, help="Who draws the first boxes in the project that learns: a simulated annotator, or you."
+    ),
     check: bool = typer.Option(
         False, "--check", help="Do it on free ports in a temporary folder, verify what Label Studio has, and end."
     ),
@@ -31,6 +40,7 @@ def demo(
         model=model,
         images=images,
         labels=labels,
+        annotator=annotator.value,
     )
     if not check:
         run.run(options, fresh=fresh, tell=typer.echo)

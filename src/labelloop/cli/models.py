@@ -102,14 +102,14 @@ def remove(model: str = typer.Argument(help="NAME (all versions) or NAME@VERSION
 @app.command()
 def use(
     project: int = typer.Argument(help="Project id in Label Studio"),
-    model: str = typer.Argument(help="NAME (follows the newest version) or NAME@VERSION"),
+    model: str = typer.Argument(help="NAME (follows the newest version), NAME@VERSION, or none"),
 ) -> None:
     """Let a model serve a project; running servers follow within two seconds."""
     from labelloop.core.settings import read_settings
     from labelloop.serving.models import open_registry
 
     version = open_registry(read_settings()).bind(project, model, by=person())
-    typer.echo(f"project {project} uses {version.id}")
+    typer.echo(f"project {project} uses {version.id if version else 'no model'}")
 
 
 @app.command()

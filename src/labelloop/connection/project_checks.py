@@ -66,7 +66,8 @@ def check_model(row: Backend, project: Project) -> Iterator[Finding]:
     if not row.connected:
         return
     if row.model_version == NO_MODEL:
-        yield fail("model", "No model is assigned to this project.", f"labelloop models use {project.id} NAME")
+        fix = f"labelloop models use {project.id} NAME, or let it learn from nothing: labelloop loop {project.id} on"
+        yield warn("model", "No model is assigned to this project.", fix)
     elif not row.model_version:
         fix = 'Let /setup answer {"model_version": "name"}; labelloop serve does.'
         yield fail("model", "The backend's /setup names no model_version, so predictions are refused with 400.", fix)

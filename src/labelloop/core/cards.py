@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 import msgspec
 
-Resize = Literal["letterbox-center", "letterbox-topleft", "stretch"]
+Resize = Literal["letterbox-center", "letterbox-topleft", "stretch", "cover", "crop-center"]
+"""A letterbox shows the whole picture, `cover` fills the input with its middle, `crop-center` with seven eighths of
+that, as classifiers are tested on ImageNet (256 pixels, of which 224 are kept)."""
 
 
 class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,8 +49,9 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
     `labels` are the class names in the order of the class index; `score_threshold` and `iou_threshold` in
     [0, 1]. `score_threshold` is for drawing, where neither the label config nor a setting names one; engines answer
-    with less certain regions too. `engine` is the name of an engine plug-in. A model of the task "raw" is given whole
-    tasks and writes results itself, as the label config asks for them. `host` says where its code is.
+    with less certain regions too. `max_detections` of a classifier is its k of "top-k". `engine` is the name of an
+    engine plug-in. A model of the task "raw" is given whole tasks and writes results itself, as the label config asks
+    for them. `host` says where its code is.
     """
 
     name: str

@@ -81,13 +81,20 @@ class Whole(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The item as a whole: a class of a picture, a text about it."""
 
 
+class Span(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Characters of a text, from `start` up to and without `end`, counted in Unicode code points as Python does."""
+
+    start: int
+    end: int
+
+
 class Raw(msgspec.Struct, frozen=True, tag=True):
     """A Label Studio region that we do not understand; it travels through untouched as `result`."""
 
     result: dict[str, Any]
 
 
-Shape = Box | Polygon | Point | Track | Whole | Raw
+Shape = Box | Polygon | Point | Track | Whole | Span | Raw
 
 NO_MEDIA = MediaKey("", 0)
 
@@ -96,8 +103,9 @@ class Region(msgspec.Struct, frozen=True):
     """One thing found in, or said about, one item.
 
     `label` is the model's class name when a model made it, and the project's label after
-    `labelstudio/labelmap`. `score` is the confidence in [0, 1], None when a person drew it. `media` says
-    which picture of the task is meant; engines see one picture and leave it empty.
+    `labelstudio/labelmap`. `score` is the confidence in [0, 1], None when a person drew it. `text` is what is
+    written there, for a `Span` the characters themselves. `media` says which picture (or text) of the task is
+    meant; engines see one and leave it empty.
     """
 
     shape: Shape

@@ -22,6 +22,13 @@ class MediaRef(msgspec.Struct, frozen=True):
     project_id: int | None = None
 
 
+class TextRef(MediaRef, frozen=True):
+    """A text of a task: `uri` is the text itself or, with `by_url`, its address. With `markup` it is HTML."""
+
+    by_url: bool = False
+    markup: bool = False
+
+
 class Task(msgspec.Struct, frozen=True):
     """One task. `data` is what the project imported, untouched. `whole` is the task as Label Studio sent it, with its
     annotations and earlier predictions; kept only for models that want it."""

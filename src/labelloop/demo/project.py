@@ -12,7 +12,7 @@ import msgspec
 
 from labelloop.connection.connect import connect
 from labelloop.core.errors import LabelStudioError
-from labelloop.demo.scenario import Scenario
+from labelloop.demo.scenario import Show
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.records import Project
 
@@ -29,20 +29,20 @@ class PictureTask(msgspec.Struct, frozen=True):
     picture: Path
 
 
-def ensure_project(client: Client, scenario: Scenario) -> Project:
-    """The project with the scenario's title, made when there is none; pictures that it lacks are uploaded."""
-    same = [project for project in client.projects(title=scenario.title) if project.title == scenario.title]
-    project = same[0] if same else client.create_project(scenario.title, scenario.label_config)
+def ensure_project(client: Client, show: Show) -> Project:
+    """The project with this title, made when there is none; pictures that it lacks are uploaded."""
+    same = [project for project in client.projects(title=show.title) if project.title == show.title]
+    project = same[0] if same else client.create_project(show.title, show.label_config, **show.fields)
     there = {_key(name) for name in _names_by_task(client, project.id).values()}
-    missing = [picture for picture in scenario.pictures if _key(picture.name) not in there]
+    missing = [picture for picture in show.pictures if _key(picture.name) not in there]
     if missing:
         client.upload_files(project.id, missing)
     return project
 
 
-def picture_tasks(client: Client, project: Project, scenario: Scenario) -> list[PictureTask]:
-    """The project's tasks that were made from the scenario's pictures, oldest first."""
-    pictures = {_key(picture.name): picture for picture in scenario.pictures}
+def picture_tasks(client: Client, project: Project, show: Show) -> list[PictureTask]:
+    """The project's tasks that were made from these pictures, oldest first."""
+    pictures = {_key(picture.name): picture for picture in show.pictures}
     named = sorted(_names_by_task(client, project.id).items())
     return [PictureTask(task, pictures[_key(name)]) for task, name in named if _key(name) in pictures]
 

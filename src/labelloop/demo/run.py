@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Literal, NoReturn
 
 import msgspec
 
 from labelloop.core.errors import RuntimeSetupError
 from labelloop.core.settings import Settings, read_settings
+from labelloop.demo import lesson
 from labelloop.demo.backend import serve
 from labelloop.demo.check import find_problems
 from labelloop.demo.project import attach, ensure_project, picture_tasks, pre_annotate
@@ -26,6 +28,7 @@ from labelloop.runtimes import label_studio, venvs
 from labelloop.runtimes.label_studio import LabelStudio
 from labelloop.runtimes.processes import has_ended, take_port
 from labelloop.serving.models import open_registry
+from labelloop.store.registry import Registry
 
 Tell = Callable[[str], None]
 
@@ -44,6 +47,12 @@ class Options(msgspec.Struct, frozen=True):
     model: Path | None = None
     images: Path | None = None
     labels: str | None = None
+    annotator: Literal["simulated", "you"] = "simulated"
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the learning loop is shown: on pictures of our own, not on the user's."""
+        return self.model is None and self.images is None
 
 
 class Demo(msgspec.Struct, frozen=True):
@@ -52,6 +61,7 @@ class Demo(msgspec.Struct, frozen=True):
     label_studio: LabelStudio
     backend_url: str
     backend_pid: int
+    registry: Registry
     project: Project
     scenario: Scenario
     version: str
@@ -67,7 +77,7 @@ def run(options: Options, *, fresh: bool, tell: Tell) -> None:
         try:
             with running(options, tell=tell) as demo:
                 tell(_welcome(demo))
-                _wait(demo)
+                _go_on(demo, options, tell)
         except KeyboardInterrupt:
             tell("Stopped.")
 
@@ -84,6 +94,7 @@ def check(options: Options, *, tell: Tell) -> bool:
         with running(free, tell=tell) as demo, _client(demo.label_studio) as client:
             tasks = picture_tasks(client, demo.project, demo.scenario)
             problems = find_problems(client, tasks, demo.scenario, demo.version)
+            problems += _check_learning(demo, client, Path(scratch), tell) if options.teaches else []
     for problem in problems:
         tell(f"WRONG: {problem}")
     if not problems:
@@ -123,7 +134,35 @@ def running(options: Options, *, tell: Tell) -> Iterator[Demo]:
         url, pid = stack.enter_context(serve(data, studio, port=_port(options.port, PORT)))
         version = attach(client, project, url)
         missing = pre_annotate(client, project, version, tell=tell)
-        yield Demo(studio, url, pid, project, scenario, version, missing)
+        yield Demo(studio, url, pid, registry, project, scenario, version, missing)
+
+
+def _go_on(demo: Demo, options: Options, tell: Tell) -> None:
+    """Show the loop where there is one to show, then wait for Ctrl-C and say what people's corrections bring about."""
+    if not options.teaches:
+        _wait(demo, lambda: None)
+    tell("Drawing parts on a belt, for a project that begins without a model")
+    folder = options.folder / "data" / "belt"
+    with (
+        _client(demo.label_studio) as client,
+        lesson.prepared(client, demo.registry, demo.backend_url, folder=folder, budget_s=lesson.BUDGET_S) as taught,
+    ):
+        follower = lesson.Follower(taught, tell)
+        if options.annotator == "simulated":
+            lesson.teach(taught, follower, tell=tell, alive=lambda: _stay_alive(demo))
+        tell(lesson.what_next(taught))
+        _wait(demo, follower.look)
+
+
+def _check_learning(demo: Demo, client: Client, folder: Path, tell: Tell) -> list[str]:
+    with lesson.prepared(
+        client, demo.registry, demo.backend_url, folder=folder / "belt", budget_s=lesson.CHECK_BUDGET_S
+    ) as taught:
+        runs = lesson.teach(taught, lesson.Follower(taught, tell), tell=tell, alive=lambda: _stay_alive(demo))
+        problems = lesson.find_problems(taught, runs)
+    if not problems:
+        tell(f"OK: a project without a model has learned, {' then '.join(map(lesson.score_in_words, runs))}")
+    return problems
 
 
 def _settings(data: Path) -> Settings:
@@ -164,17 +203,23 @@ def _welcome(demo: Demo) -> str:
     return "\n".join([*lines, "Ctrl-C stops both. What you do is kept for the next start (--fresh forgets it)."])
 
 
-def _wait(demo: Demo) -> None:
+def _wait(demo: Demo, look: Callable[[], object]) -> NoReturn:
     """Until Ctrl-C, or until one of the two ends by itself."""
+    while True:
+        look()
+        _stay_alive(demo)
+        time.sleep(0.5)
+
+
+def _stay_alive(demo: Demo) -> None:
+    """Raises RuntimeSetupError when one of the two has ended by itself."""
     logs = {
         demo.label_studio.pid: ("Label Studio", demo.label_studio.log),
         demo.backend_pid: ("labelloop serve", demo.label_studio.data_dir.parent / "labelloop.log"),
     }
-    while True:
-        time.sleep(0.5)
-        for pid, (name, log) in logs.items():
-            if has_ended(pid):
-                raise RuntimeSetupError(f"{name} ended by itself.", hint=f"Its log: {log}")
+    for pid, (name, log) in logs.items():
+        if has_ended(pid):
+            raise RuntimeSetupError(f"{name} ended by itself.", hint=f"Its log: {log}")
 
 
 @contextlib.contextmanager

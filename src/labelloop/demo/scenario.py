@@ -36,12 +36,19 @@ OCR_CONFIG = """\
 """
 
 
-class Scenario(msgspec.Struct, frozen=True):
-    """`texts` gives, by file name, the lines on each picture; empty when we do not know them."""
+class Show(msgspec.Struct, frozen=True):
+    """What a project of the demo is made of. `fields` are Label Studio's own, for a project that is made."""
 
     title: str
     label_config: str
     pictures: tuple[Path, ...]
+    fields: Mapping[str, str] = {}
+
+
+class Scenario(Show, frozen=True, kw_only=True):
+    """Pictures and what predicts on them. `texts` gives, by file name, the lines on each picture; empty when we do not
+    know them."""
+
     model: ModelVersion
     texts: Mapping[str, tuple[str, ...]] = {}
     left_out: int = 0
@@ -76,14 +83,14 @@ def plan(
     pictures, left_out = found[:MOST_PICTURES], max(0, len(found) - MOST_PICTURES)
     if version.card.task == "ocr":
         title = f"Text in {images.resolve().name}" if images else "Receipts and signs"
-        return Scenario(_fit(title), OCR_CONFIG, pictures, version, texts, left_out)
+        return Scenario(_fit(title), OCR_CONFIG, pictures, model=version, texts=texts, left_out=left_out)
     if not version.card.labels:
         raise ModelError(f"{model} does not name its classes.", hint="Add --labels FILE (or coco).")
     return Scenario(
         _fit(f"{version.name}: {_folder_name(pictures)}"),
         boxes_config(named(version.card.labels)),
         pictures,
-        version,
+        model=version,
         left_out=left_out,
     )
 

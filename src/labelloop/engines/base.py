@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import msgspec
 
 from labelloop.core.cards import ModelCard
-from labelloop.core.pictures import Picture
 from labelloop.core.regions import Region, Size
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+Wants = Literal["picture", "text", "task", "nothing"]
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -41,13 +43,15 @@ class Engine(Protocol):
     """Most items in one `predict` call."""
     parallel: int
     """How many `predict` calls may run at a time."""
-    wants: Literal["picture", "task", "nothing"]
-    """What `prepare` is given; "nothing": the model answers without looking; "task": it is a TaskEngine."""
+    wants: Wants
+    """What `prepare` is given: a Picture or a plain text (str); "nothing": the model answers without looking; "task":
+    it is a TaskEngine."""
     input_size: Size | None
     """Pictures are brought to this size by `prepare`, so they may be decoded at a reduced scale; None: full size."""
 
-    def prepare(self, picture: Picture) -> Any:
-        """Bring one picture into the form `predict` wants (resize, pad), so that the big array can be freed early."""
+    def prepare(self, item: Any, /) -> Any:
+        """Bring one picture (or text) into the form `predict` wants (resize, pad), so that the big array can be freed
+        early."""
 
     def predict(self, batch: Sequence[Any]) -> list[tuple[Region, ...]]:
         """Regions of each prepared item, in order, in pixels of the upright original; detectors give the best first.

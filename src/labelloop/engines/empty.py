@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from labelloop.core.cards import ModelCard
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Region, Size
-from labelloop.engines.base import EngineOptions
+from labelloop.engines.base import EngineOptions, Wants
 
 
 class EmptyEngine:
     """Every answer is empty. Used by benchmarks, and to try a connection before there is a model."""
 
     needs_file = False
-    wants: Literal["picture", "nothing"] = "nothing"
+    wants: Wants = "nothing"
     input_size: Size | None = None
     max_batch = 64
     parallel = 1

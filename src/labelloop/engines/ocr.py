@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import msgspec
@@ -23,7 +23,7 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError, ModelFailed
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Box, Polygon, Region, Size
-from labelloop.engines.base import EngineOptions
+from labelloop.engines.base import EngineOptions, Wants
 
 if TYPE_CHECKING:
     from rapidocr import RapidOCR
@@ -57,7 +57,7 @@ class OcrEngine:
     """
 
     needs_file = False
-    wants: Literal["picture", "nothing"] = "picture"
+    wants: Wants = "picture"
     classes: tuple[str, ...] = (LABEL,)
     max_batch = 1
     input_size: Size | None = None  # small print is lost at a reduced scale

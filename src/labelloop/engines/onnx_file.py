@@ -9,7 +9,7 @@ Format: https://protobuf.dev/programming-guides/encoding/ and onnx.proto (field 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -35,13 +35,14 @@ CHILDREN: dict[str, dict[int, str]] = {
     "TensorProto": {13: "StringStringEntryProto"},
     "StringStringEntryProto": {},
 }
-_NODE_OUTPUT, _NODE_OP_TYPE = 2, 4
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE = 1, 2, 4
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class FileContents(msgspec.Struct, frozen=True):
-    """`producers`: name of a tensor -> operator that makes it. `external`: locations of external data, as written."""
+    """`producers`: name of a tensor -> operator that makes it, seen through `Identity`. `external`: locations of
+    external data, as written."""
 
     producers: dict[str, str]
     external: frozenset[str]
@@ -50,6 +51,7 @@ class FileContents(msgspec.Struct, frozen=True):
 def scan(path: Path) -> FileContents:
     """Read the operators and the external-data locations of the ONNX file at `path`. Raises ModelError."""
     producers: dict[str, str] = {}
+    copies: dict[str, str] = {}
     external: set[str] = set()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -64,14 +66,29 @@ def scan(path: Path) -> FileContents:
                     elif message in ("NodeProto", "StringStringEntryProto"):
                         strings.setdefault(field, []).append(data[begin:stop].decode(errors="replace"))
                 if message == "NodeProto":
-                    producers |= dict.fromkeys(strings.get(_NODE_OUTPUT, ()), strings.get(_NODE_OP_TYPE, ["?"])[-1])
+                    operator, made = strings.get(_NODE_OP_TYPE, ["?"])[-1], strings.get(_NODE_OUTPUT, [])
+                    producers |= dict.fromkeys(made, operator)
+                    if operator == "Identity" and made and strings.get(_NODE_INPUT):
+                        copies[made[0]] = strings[_NODE_INPUT][0]
                 elif message == "StringStringEntryProto" and strings.get(_ENTRY_KEY, [""])[-1] == "location":
                     external.add(strings.get(_ENTRY_VALUE, [""])[-1])
     except (OSError, ValueError, IndexError) as error:
         raise ModelError(
             f"{path.name} is not an ONNX file that can be read: {error}.", hint="Export it again."
         ) from error
-    return FileContents(producers=producers, external=frozenset(external))
+    return FileContents(producers=producers | _through(copies, producers), external=frozenset(external))
+
+
+def _through(copies: Mapping[str, str], producers: Mapping[str, str]) -> dict[str, str]:
+    """What made the originals of tensors that are only copies; some exporters end every output in one."""
+    found = {}
+    for name, source in copies.items():
+        seen = {name}
+        while source in copies and source not in seen:  # a file may be crafted to go round in circles
+            seen.add(source)
+            source = copies[source]
+        found[name] = producers.get(source, "Identity")
+    return found
 
 
 def check_external_data(path: Path, external: frozenset[str]) -> None:

@@ -26,7 +26,7 @@ MAX_UPLOAD = 4 * 10**9
 MAX_SPEC = 200
 
 AddModel = Callable[[Path, ModelCard], ModelVersion]
-Assign = Callable[[int, str], ModelVersion]
+Assign = Callable[[int, str], ModelVersion | None]
 
 
 class Api:
@@ -86,7 +86,7 @@ class Api:
         return reply(found[0])
 
     async def assign(self, request: Request) -> Response:
-        """`PUT {"model": "NAME"}` or `"NAME@VERSION"`."""
+        """`PUT {"model": "NAME"}`, `"NAME@VERSION"` or `"none"`."""
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise wire.BadRequest("Send JSON with Content-Type: application/json.")
         spec = wire.decode_object(await read_body(request, limit=10_000)).get("model")
@@ -95,7 +95,7 @@ class Api:
         number = project_in(request)
         version = await asyncio.to_thread(self._assign, number, spec[:MAX_SPEC])
         await asyncio.to_thread(self._projects.refresh)
-        return reply({"project": number, "model": version.id})
+        return reply({"project": number, "model": version.id if version else None})
 
     async def failures(self, request: Request) -> Response:
         project, limit = (number_in(request, name) for name in ("project", "limit"))

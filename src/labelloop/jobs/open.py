@@ -173,7 +173,7 @@ class Opener:
 
     def _wants_pictures(self, view: View) -> bool:
         engine, _ = self._slots.ensure(view.version).loaded.result()
-        return engine.wants == "picture"
+        return engine.wants in ("picture", "text")
 
     def predict(self, view: View, stopping: Callable[[], None]) -> Predict:
         """The serving path at bulk priority, for one version. `stopping` raises when this process ends."""

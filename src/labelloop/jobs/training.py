@@ -42,7 +42,8 @@ class LoopState(msgspec.Struct, frozen=True):
 
 
 class Training(NamedTuple):
-    """The rows that training is about. `default` is what serves projects that no model is assigned to."""
+    """The rows that training is about. `default` is what serves projects that no model is assigned to, `address` the
+    Label Studio that the settings name."""
 
     registry: Registry
     jobs: Jobs
@@ -50,10 +51,13 @@ class Training(NamedTuple):
     runs: Runs
     lineages: Lineages
     default: str | None = None
+    address: str = ""
 
     @classmethod
-    def over(cls, engine: sa.Engine, registry: Registry, jobs: Jobs, *, default: str | None = None) -> Training:
-        return cls(registry, jobs, Loops(engine), Runs(engine), Lineages(engine), default)
+    def over(
+        cls, engine: sa.Engine, registry: Registry, jobs: Jobs, *, default: str | None = None, address: str = ""
+    ) -> Training:
+        return cls(registry, jobs, Loops(engine), Runs(engine), Lineages(engine), default, address)
 
     def live(self, project_id: int) -> ModelVersion | None:
         """What serves a project now."""
@@ -125,11 +129,12 @@ class Training(NamedTuple):
         return None
 
     def address_of(self, project_id: int) -> str | None:
-        """Which Label Studio a project belongs to: as its loop says, else the one that was connected last."""
+        """Which Label Studio a project belongs to: as its loop says, else the settings, else the one that was connected
+        last."""
         loop = self.loops.find(project_id)
         if loop is not None and loop.label_studio:
             return loop.label_studio
-        return next((url for url, _ in self.registry.connections()), None)
+        return self.address or next((url for url, _ in self.registry.connections()), None)
 
     def state(self, project_id: int) -> LoopState:
         """Raises LoopNotFound."""

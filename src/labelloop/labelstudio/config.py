@@ -34,21 +34,27 @@ class Label(msgspec.Struct, frozen=True):
 
 class ObjectTag(msgspec.Struct, frozen=True):
     """What is shown: `<Image>`, `<Text>`, `<Video>`... `field` is the key in the task's data; with `is_list` the
-    field holds a list of pages (`valueList`)."""
+    field holds a list of pages (`valueList`). With `by_url` it holds the address of a text, not the text."""
 
     name: str
     tag: str
     field: str
     is_list: bool = False
+    by_url: bool = False
 
     @property
     def shows_pictures(self) -> bool:
         return self.tag.lower() == "image"
 
+    @property
+    def shows_texts(self) -> bool:
+        return self.tag.lower() in ("text", "hypertext")
+
 
 class Control(msgspec.Struct, frozen=True, dict=True):
     """What is filled: `<RectangleLabels>`, `<Choices>`, `<TextArea>`... `threshold` is the score threshold it names.
-    With `dynamic` its labels come from each task's data (`value="$labels"`) or from a server (`apiUrl`)."""
+    With `dynamic` its labels come from each task's data (`value="$labels"`) or from a server (`apiUrl`). `several`
+    choices can be true at a time (`choice="multiple"`)."""
 
     name: str
     tag: str
@@ -57,6 +63,7 @@ class Control(msgspec.Struct, frozen=True, dict=True):
     threshold: float | None = None
     per_region: bool = False
     dynamic: bool = False
+    several: bool = False
 
     @cached_property
     def type(self) -> str:
@@ -147,7 +154,8 @@ def _object(element: ET.Element) -> ObjectTag | None:
         return None
     is_list = element.get("valueList") is not None
     value = element.get("valueList") or element.get("value") or ""
-    return ObjectTag(element.get("name", ""), element.tag, value[1:], is_list) if value.startswith("$") else None
+    by_url = element.get("valueType", "").lower() == "url"
+    return ObjectTag(element.get("name", ""), element.tag, value[1:], is_list, by_url) if value[:1] == "$" else None
 
 
 def _control(element: ET.Element) -> Control:
@@ -159,6 +167,7 @@ def _control(element: ET.Element) -> Control:
         threshold=_threshold(element),
         per_region=element.get("perRegion", "").lower() == "true",
         dynamic=element.get("value", "").startswith("$") or bool(element.get("apiUrl")),
+        several=element.get("choice") == "multiple",
     )
 
 

@@ -11,25 +11,29 @@ from typing import Any, Literal
 import msgspec
 
 from labelloop.core.errors import LabelConfigError
-from labelloop.core.regions import Box, Point, Polygon, Region, Whole
+from labelloop.core.regions import Box, MediaKey, Point, Polygon, Region, Span, Whole
 from labelloop.labelstudio.config import Control, Label, LabelConfig, ObjectTag
 from labelloop.labelstudio.names import Names, fold
 
 DEFAULT_THRESHOLD = 0.3
 """Below it a detector's box costs the annotator more (look, delete) than it saves."""
 
-Kind = Literal["box", "polygon", "point", "whole"]
+LIKELY = 0.5
+"""Below it a choice of several that may be true at a time is more likely wrong than right."""
 
-KIND_OF: Mapping[type, Kind] = {Box: "box", Polygon: "polygon", Point: "point", Whole: "whole"}
+Kind = Literal["box", "polygon", "point", "whole", "span"]
+
+KIND_OF: Mapping[type, Kind] = {Box: "box", Polygon: "polygon", Point: "point", Whole: "whole", Span: "span"}
 
 # For each kind of shape the controls that can draw it, best first. The bare geometry tags (Rectangle, Polygon) take
 # their label from a <Labels> control on the same object. A box on a polygon control becomes its four corners.
-# All of them are drawn on pictures, so only on <Image>: a <Video> is not one and must not be fetched as one.
+# What is drawn on pictures only on <Image>: a <Video> is not one and must not be fetched as one.
 DRAWN_BY: Mapping[Kind, tuple[str, ...]] = {
     "box": ("RectangleLabels", "Rectangle", "PolygonLabels", "Polygon"),
     "polygon": ("PolygonLabels", "Polygon", "RectangleLabels", "Rectangle"),
     "point": ("KeyPointLabels", "KeyPoint"),
     "whole": ("Choices",),
+    "span": ("Labels",),
 }
 BARE = ("Rectangle", "Polygon", "KeyPoint")
 
@@ -39,7 +43,11 @@ KINDS_OF_TASK: Mapping[str, tuple[Kind, ...]] = {
     "classify": ("whole",),
     "pose": ("point", "box"),
     "raw": (),  # it writes results itself
+    "text": ("whole",),
+    "ner": ("span",),
 }
+READS_TEXTS = ("text", "ner")
+"""Tasks of models that read <Text> and <HyperText>; the others look at pictures."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -72,6 +80,26 @@ class LabelMap(msgspec.Struct, frozen=True):
     lowest_threshold: float = 1.0
     notes: tuple[str, ...] = ()
 
+    def best_choices(self, regions: Sequence[Region]) -> list[Region]:
+        """`regions` without those that say of an item what excludes what a better one of them says: of one <Choices>
+        that takes a single answer only the best is left."""
+        best: dict[tuple[str, str, MediaKey], float] = {}
+        for region in (region for region in regions if type(region.shape) is Whole):
+            for key in self._exclusive(region):
+                best[key] = max(best.get(key, 0.0), _certainty(region))
+        return (
+            [r for r in regions if all(_certainty(r) >= best[key] for key in self._exclusive(r))]
+            if best
+            else [*regions]
+        )
+
+    def _exclusive(self, region: Region) -> Iterator[tuple[str, str, MediaKey]]:
+        """The single answers that a region would give."""
+        if type(region.shape) is Whole:
+            for target in self.targets_of(region):
+                if not target.control.several:
+                    yield target.control.name, target.object.name, region.media
+
     def targets_of(self, region: Region) -> tuple[Target, ...]:
         """Targets of a region that its score does not rule out; a region without a score always passes."""
         score, found = region.score, self.targets_for(region.label, type(region.shape))
@@ -101,16 +129,16 @@ def build_label_map(
     name; each first exactly, then without regard to case and `_`/space. An alias that the picture's controls do not
     have counts as none: one labels file serves many projects. `threshold` holds where the config names none.
     """
-    default = DEFAULT_THRESHOLD if threshold is None else threshold
     classes = tuple(dict.fromkeys(classes))
     kinds = KINDS_OF_TASK.get(task, ("box",))
+    shown = [tag for tag in config.objects if _is_seen(tag, task)]
     names = {id(control): Names(control.labels) for control in config.controls}  # a control's own hash reads its labels
     targets: dict[tuple[str, Kind], tuple[Target, ...]] = {}
     for kind in kinds:
-        pictures = list(_pictures(config, kind, names))
+        pictures = list(_pictures(config, kind, names, shown))
         for name in classes:
             wanted = _Wanted.of(name, (aliases or {}).get(name))
-            found = tuple(target for places in pictures if (target := _target(places, wanted, default)) is not None)
+            found = tuple(target for places in pictures if (target := _target(places, wanted, threshold)) is not None)
             if found:
                 targets[name, kind] = found
     mapped = {name for name, _ in targets}
@@ -124,7 +152,7 @@ def build_label_map(
         fingerprint=_fingerprint(targets),
         config=config,
         lowest_threshold=min((target.threshold for target in drawn), default=1.0),
-        notes=tuple(_notes(config, kinds)),
+        notes=tuple(_notes(config, kinds, task)),
     )
 
 
@@ -150,26 +178,44 @@ class _Place(msgspec.Struct, frozen=True):
     holders: tuple[tuple[Control, Names], ...]
     text_control: Control | None
 
-    def target(self, holder: Control, label: Label, default: float) -> Target:
-        threshold = _first(label.threshold, holder.threshold, self.control.threshold, default)
+    def target(self, holder: Control, label: Label, default: float | None) -> Target:
+        usual = _usual_threshold(self.control)
+        threshold = _first(label.threshold, holder.threshold, self.control.threshold, default, usual)
         label_control = holder if holder is not self.control else None
         return Target(self.control, self.object, label.value, threshold, label_control, self.text_control)
 
 
-def _pictures(config: LabelConfig, kind: Kind, names: Mapping[int, Names]) -> Iterator[list[_Place]]:
-    """Per picture the places that could draw this kind, best first."""
+def _usual_threshold(control: Control) -> float:
+    """The best of choices that exclude each other is always shown: a wrong one costs the click that none would cost."""
+    if control.tag == "Choices":
+        return LIKELY if control.several else 0.0
+    return DEFAULT_THRESHOLD
+
+
+def _is_seen(tag: ObjectTag, task: str) -> bool:
+    """Whether a model for this task looks at what `tag` shows. A <HyperText> is read without its markup, so places in
+    it are not those that Label Studio counts."""
+    if task in READS_TEXTS:
+        return tag.shows_texts and (task == "text" or tag.tag.lower() == "text")
+    return tag.shows_pictures
+
+
+def _pictures(
+    config: LabelConfig, kind: Kind, names: Mapping[int, Names], shown: Sequence[ObjectTag]
+) -> Iterator[list[_Place]]:
+    """Per picture (or text) the places that could draw this kind, best first."""
     order = DRAWN_BY[kind]
-    for tag in config.objects:
-        if not tag.shows_pictures:
-            continue
+    for tag in shown:
         there = [control for control in config.controls if tag.name in control.to_names]
+        if kind == "whole":
+            there = [control for control in there if not control.per_region]
         texts = next((control for control in there if control.tag == "TextArea" and control.per_region), None)
         labels = tuple((c, names[id(c)]) for c in there if c.tag == "Labels" and names[id(c)])
         drawing = sorted((control for control in there if control.tag in order), key=lambda c: order.index(c.tag))
         yield [_Place(c, tag, labels if c.tag in BARE else ((c, names[id(c)]),), texts) for c in drawing]
 
 
-def _target(places: list[_Place], wanted: _Wanted, default: float) -> Target | None:
+def _target(places: list[_Place], wanted: _Wanted, default: float | None) -> Target | None:
     """At most one target per picture: the first control, in order of preference, that knows the class."""
     if wanted.alias is not None:
         for place in places:
@@ -179,9 +225,8 @@ def _target(places: list[_Place], wanted: _Wanted, default: float) -> Target | N
                     return place.target(holder, label, default)
     for place in places:
         if not place.holders:  # a bare geometry control on a picture without labels: drawn, without a label
-            return Target(
-                place.control, place.object, None, _first(place.control.threshold, default), None, place.text_control
-            )
+            threshold = _first(place.control.threshold, default, DEFAULT_THRESHOLD)
+            return Target(place.control, place.object, None, threshold, None, place.text_control)
         for holder, names in place.holders:
             label = names.find(wanted.name, wanted.folded)
             if label is not None:
@@ -196,23 +241,26 @@ def _labels_for(config: LabelConfig, kinds: Sequence[Kind]) -> Iterator[str]:
 
 
 def _expected(config: LabelConfig, kinds: Sequence[Kind]) -> list[Control]:
-    tags = {"Labels", *(tag for kind in kinds for tag in DRAWN_BY[kind])} if kinds else set()
+    if not kinds:
+        return []
+    tags = {tag for kind in kinds for tag in DRAWN_BY[kind]} | ({"Labels"} if kinds != ("whole",) else set())
     return [control for control in config.controls if control.tag in tags]
 
 
-def _notes(config: LabelConfig, kinds: Sequence[Kind]) -> Iterator[str]:
+def _notes(config: LabelConfig, kinds: Sequence[Kind], task: str) -> Iterator[str]:
     """Why a control that this model would fill is left alone."""
+    seen = "reads texts (<Text>) only" if task in READS_TEXTS else "looks at pictures (<Image>) only"
     for control in _expected(config, kinds):
         name = f'<{control.tag} name="{control.name}">'
         tags = [config.objects_by_name[to] for to in control.to_names if to in config.objects_by_name]
-        others = [f'<{tag.tag} name="{tag.name}">' for tag in tags if not tag.shows_pictures]
+        others = [f'<{tag.tag} name="{tag.name}">' for tag in tags if not _is_seen(tag, task)]
         if control.dynamic and not control.labels:
             yield (
                 f"{name} takes its labels from each task's data, so no class of the model can be mapped to them. "
                 f'Write <Label value="…"/> tags into it for those that the model should fill.'
             )
         if others:
-            yield f"{name} is not filled on {', '.join(others)}: this model looks at pictures (<Image>) only."
+            yield f"{name} is not filled on {', '.join(others)}: this model {seen}."
         if not tags:
             yield f"{name} is not filled: {','.join(control.to_names)!r} in its toName shows nothing of a task's data."
 
@@ -232,6 +280,10 @@ def read_labels_file(path: Path) -> dict[str, str]:
     return content
 
 
+def _certainty(region: Region) -> float:
+    return 1.0 if region.score is None else region.score
+
+
 def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
 
@@ -246,5 +298,6 @@ def _traits(target: Target) -> list[Any]:
     control, shown, labels, texts = target.control, target.object, target.label_control, target.text_control
     return [
         control.name, control.tag, shown.name, shown.field, shown.is_list, target.label, target.threshold,
-        labels and labels.name, texts and texts.name,
+        labels and labels.name, texts and texts.name, *(["several"] if control.several else []),
+        *(["url"] if shown.by_url else []),
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from labelloop.core.outlines import bounding_box, box_at, corners
-from labelloop.core.regions import Box, Point, Polygon, Shape, Size, Whole
+from labelloop.core.regions import Box, Point, Polygon, Shape, Size, Span, Whole
 from labelloop.labelstudio.clip import clip
 
 TICKS = 10_000
@@ -54,6 +54,8 @@ def encoder(shape: type[Shape], tag: str) -> Encode | None:
     """How a control of this tag writes shapes of this type, None when it does not."""
     if shape is Whole:
         return _encode_whole
+    if shape is Span:
+        return _encode_span
     if tag.startswith("Rectangle"):
         return _encode_box if shape is Box else _encode_bounds
     if tag.startswith("Polygon"):
@@ -63,6 +65,10 @@ def encoder(shape: type[Shape], tag: str) -> Encode | None:
 
 def _encode_whole(_shape: Whole, _canvas: Canvas) -> dict[str, Any]:
     return {}
+
+
+def _encode_span(span: Span, _canvas: Canvas) -> dict[str, Any] | None:
+    return {"start": span.start, "end": span.end} if 0 <= span.start < span.end else None
 
 
 def _encode_box(box: Box, canvas: Canvas) -> dict[str, Any] | None:

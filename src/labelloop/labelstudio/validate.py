@@ -203,6 +203,12 @@ def _text(value: dict[str, Any]) -> bool:
     return type(value["text"]) is list and all(type(line) is str for line in value["text"])
 
 
+def _labels(value: dict[str, Any]) -> bool:
+    """Places in a text are whole numbers; other labels repeat the geometry of their shape, which is looked at there."""
+    start, end = value.get("start"), value.get("end")
+    return type(start) is not int or type(end) is not int or 0 <= start < end
+
+
 def _video(value: dict[str, Any]) -> bool:
     return (
         1 <= value["framesCount"] < _NUMBER_LIMIT
@@ -232,6 +238,7 @@ _CHECKS: Mapping[str, Callable[[dict[str, Any]], bool]] = {
     "polygonlabels": _polygon,
     "brush": _brush,
     "brushlabels": _brush,
+    "labels": _labels,
     "textarea": _text,
     "videorectangle": _video,
 }

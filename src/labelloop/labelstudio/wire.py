@@ -13,8 +13,8 @@ import msgspec
 import structlog
 
 from labelloop.core.errors import LabelloopError
-from labelloop.core.regions import MediaKey, Prediction, Raw, Region, Shape, Size, Whole
-from labelloop.core.tasks import Annotation, Event, MediaRef, Prompt, Task
+from labelloop.core.regions import MediaKey, Prediction, Raw, Region, Shape, Size, Span, Whole
+from labelloop.core.tasks import Annotation, Event, MediaRef, Prompt, Task, TextRef
 from labelloop.labelstudio.config import Control, LabelConfig, ObjectTag
 from labelloop.labelstudio.labelmap import LabelMap, Target
 from labelloop.labelstudio.percent import NO_CANVAS, Canvas, Encode, decode_shape, encoder, fraction, number
@@ -161,9 +161,9 @@ def with_whole(tasks: Sequence[Task], body: bytes) -> list[Task]:
 
 
 def media_refs(task: Task, objects: tuple[ObjectTag, ...]) -> list[MediaRef]:
-    """One reference to each picture that `objects` show of this task, in their order: several may show the same field.
-    A field that is absent gives a reference with an empty URI, so that its absence is an error of this task and not a
-    silence."""
+    """One reference to each picture or text that `objects` show of this task, in their order: several may show the same
+    field. A field that is absent gives a reference with an empty URI, so that its absence is an error of this task and
+    not a silence."""
     refs: dict[MediaKey, MediaRef] = {}
     for tag in objects:
         value = task.data.get(tag.field)
@@ -171,8 +171,15 @@ def media_refs(task: Task, objects: tuple[ObjectTag, ...]) -> list[MediaRef]:
         for index, page in enumerate(pages):
             key = MediaKey(tag.field, index)
             if key not in refs or not refs[key].uri:  # a list seen through value="$pages" is no picture
-                refs[key] = MediaRef(page if isinstance(page, str) else "", key, task.id, task.project_id)
+                refs[key] = _ref(tag, page if isinstance(page, str) else "", key, task)
     return list(refs.values())
+
+
+def _ref(tag: ObjectTag, uri: str, key: MediaKey, task: Task) -> MediaRef:
+    if not tag.shows_texts:
+        return MediaRef(uri, key, task.id, task.project_id)
+    markup = tag.tag.lower() == "hypertext"
+    return TextRef(uri, key, task.id, task.project_id, by_url=tag.by_url, markup=markup)
 
 
 def prompt_of(request: PredictRequest, config: LabelConfig) -> Prompt | None:
@@ -227,7 +234,8 @@ def _encode_regions(prediction: Prediction, label_map: LabelMap, task_id: int | 
     result: list[dict[str, Any]] = []
     pens = _Pens(label_map, prediction.sizes)
     prefix, lowest = "", label_map.lowest_threshold
-    for region in prediction.regions:
+    chosen: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for region in label_map.best_choices(prediction.regions):
         shape, score = region.shape, region.score
         if type(shape) is Raw:
             result += _as_sent(shape)
@@ -238,7 +246,10 @@ def _encode_regions(prediction: Prediction, label_map: LabelMap, task_id: int | 
             if score is None or score >= threshold:
                 prefix = prefix or _id_prefix(prediction, task_id)
                 name = region.id if region.id and place == 0 else f"{prefix}{len(result)}"
-                result += pen.draw(region, label, name)
+                if type(shape) is Whole:
+                    result += pen.choose(region, label, name, chosen)
+                else:
+                    result += pen.draw(region, label, name)
     return result
 
 
@@ -269,6 +280,7 @@ class _Pen(msgspec.Struct):
     named: dict[str, Any]
     bare: dict[str, str] | None
     texts: dict[str, str] | None
+    several: bool
 
     def draw(self, region: Region, label: str | None, name: str) -> list[dict[str, Any]]:
         """The results that draw one region: one, or up to three that share an id for a bare geometry with label and
@@ -286,7 +298,25 @@ class _Pen(msgspec.Struct):
             items.append({**item, **self.texts, "value": {**geometry, "text": [region.text]}})
         if label is not None:
             geometry[self.labels_key] = [label]
+        if type(region.shape) is Span:
+            geometry["text"] = region.text or ""
         return items
+
+    def choose(
+        self, region: Region, label: str | None, name: str, chosen: dict[tuple[str, str, int], dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """All that one control says about one item is one result, `chosen` those that are begun: the region joins it
+        or, where only one answer is possible and a better one is there, goes nowhere."""
+        key = (self.named["from_name"], self.named["to_name"], self.named.get("item_index", 0))
+        begun = chosen.get(key)
+        if begun is None:
+            items = self.draw(region, label, name)
+            chosen[key] = items[0]
+            return items
+        choices = begun["value"].get(self.labels_key, [])
+        if self.several and label is not None and label not in choices:
+            choices.append(label)
+        return []
 
 
 class _Pens:
@@ -325,7 +355,7 @@ def _pen(target: Target, shape: type[Shape], media: MediaKey, size: Size | None)
         return None
     encode = encoder(shape, target.control.tag)
     has_size = size is not None and size.width > 0 and size.height > 0
-    if encode is None or not (has_size or shape is Whole):
+    if encode is None or not (has_size or shape in (Whole, Span)):
         return None
     shared: dict[str, Any] = {"to_name": target.object.name}
     if size is not None and has_size:
@@ -339,7 +369,8 @@ def _pen(target: Target, shape: type[Shape], media: MediaKey, size: Size | None)
         labels_key=holder.type,
         named=shared | _signed(holder),
         bare=None if target.label_control is None else _signed(target.control),
-        texts=None if texts is None else _signed(texts),
+        texts=None if texts is None or shape is Span else _signed(texts),
+        several=target.control.several,
     )
 
 
@@ -415,7 +446,7 @@ def _decode_known(items: list[dict[str, Any]], config: LabelConfig) -> list[Regi
         return [Region(Raw(item)) for item in items]
     first = items[0]
     labels: list[str | None] = [label for i in items if i["type"] != "textarea" for label in _lines(i, i["type"])]
-    texts = next((_lines(item, "text") for item in items if item["type"] == "textarea"), None)
+    texts = next((_lines(i, "text") for i in items if i["type"] == "textarea" or type(shape) is Span), None)
     tag = config.objects_by_name.get(_text(first["to_name"]))
     media = MediaKey(tag.field if tag else "", _page(first.get("item_index")))
     score = next((known for item in items if (known := _score(item)) is not None), None)
@@ -428,6 +459,8 @@ def _decode_shape(item: dict[str, Any]) -> Shape | None:
     kind, value = item["type"], item["value"]
     if kind == "choices" or (kind == "textarea" and "x" not in value and "points" not in value):
         return Whole()
+    if kind == "labels" and "text" in value:  # of a <Text>; in a recording places are seconds, in a <HyperText> paths
+        return Span(_place(value["start"]), _place(value["end"]))
     return decode_shape(kind, value, (item["original_width"], item["original_height"]))
 
 
@@ -440,6 +473,12 @@ def _lines(item: dict[str, Any], key: str) -> list[str]:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("not a text")
+    return value
+
+
+def _place(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("no place in a text")
     return value
 
 

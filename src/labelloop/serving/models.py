@@ -13,7 +13,7 @@ import structlog
 
 from labelloop.core import plugins
 from labelloop.core.cards import ModelCard
-from labelloop.core.errors import LabelloopError, ModelError
+from labelloop.core.errors import LabelloopError, ModelError, ModelUnrecognised
 from labelloop.core.settings import Settings
 from labelloop.engines.base import Desk, Engine, EngineFactory, EngineOptions, cpu_threads
 from labelloop.store.annotations import Annotations
@@ -29,6 +29,13 @@ from labelloop.store.watches import Watches
 from labelloop.store.workers import Workers
 
 log = structlog.get_logger(__name__)
+
+
+SUFFIXES = {".npz": "text"}
+"""Kinds of file that only one engine reads."""
+
+ENGINE_OF_TASK = ("classify", "text")
+"""Tasks whose engine is called as they are."""
 
 
 class Store(NamedTuple):
@@ -80,14 +87,31 @@ def add_model(
         raise ModelError(f"There is no file {path}.")
     if not card.labels and settings.labels:
         card = msgspec.structs.replace(card, labels=tuple(settings.labels))
-    factory: EngineFactory = plugins.load("labelloop.engines", card.engine)
-    if path is None and factory.needs_file:
-        raise ModelError(f"The engine {card.engine} needs a model file.")
-    return registry.add(path, factory.describe(path, card), trained=trained)
+    return registry.add(path, _described(path, card), trained=trained)
+
+
+def _described(path: Path | None, card: ModelCard) -> ModelCard:
+    """The card, completed by its engine. One that names none (`detect` is the default) gets the engine that its task or
+    the kind of file asks for; an ONNX file that is no detector may be a classifier."""
+    engines = [card.engine]
+    if card.engine == "detect" and card.family is None:
+        told = SUFFIXES.get(path.suffix.lower()) if path is not None else None
+        engines = [told or (card.task if card.task in ENGINE_OF_TASK else card.engine)]
+        engines += ["classify"] if engines == ["detect"] and card.task == "detect" else []
+    first: ModelUnrecognised | None = None
+    for engine in engines:
+        factory: EngineFactory = plugins.load("labelloop.engines", engine)
+        if path is None and factory.needs_file:
+            raise ModelError(f"The engine {engine} needs a model file.")
+        try:
+            return factory.describe(path, msgspec.structs.replace(card, engine=engine))
+        except ModelUnrecognised as error:  # what the first engine says is what people need to read
+            first = first or error
+    raise first or ModelError(f"No engine is named for {card.name}.")
 
 
 def add_models_dir(registry: Registry, folder: Path, settings: Settings) -> list[ModelVersion]:
-    """Add every ONNX file of a folder. `7.onnx` serves project 7, unless a person assigned another model.
+    """Add every model file (ONNX, .npz) of a folder. `7.onnx` serves project 7, unless a person assigned another model.
 
     A file that cannot be served is logged and left out; the others are added. Files whose names become one model name
     stay two models: the second gets a suffix that depends on nothing but its file name.
@@ -95,7 +119,7 @@ def add_models_dir(registry: Registry, folder: Path, settings: Settings) -> list
     if not folder.is_dir():
         raise ModelError(f"There is no folder {folder}.", hint="Check --models or LABELLOOP_MODELS_DIR.")
     added: dict[str, ModelVersion] = {}
-    for path in sorted(folder.glob("*.onnx")):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".onnx", *SUFFIXES)):
         project = project_of(path)
         name = model_name(path.stem) if project is None else f"project-{project}"
         if name in added:

@@ -23,10 +23,11 @@ from labelloop.core.errors import (
 from labelloop.core.metrics import Metrics
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import ItemError, MediaKey, Prediction, Region, Size
-from labelloop.core.tasks import MediaRef, Prompt, Task
+from labelloop.core.tasks import MediaRef, Prompt, Task, TextRef
 from labelloop.engines.base import Engine, Question
 from labelloop.labelstudio.wire import media_refs
 from labelloop.media.load import MediaLoader
+from labelloop.media.text import decode_text, plain_text
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.projects import View
 from labelloop.serving.prompt import marks_on, select
@@ -62,8 +63,11 @@ TRY_LATER = (DeadlineExceeded, ShuttingDown)
 Score = Callable[[Sequence[Region], float], float]
 """How little a person needs to look at a task, in [0, 1]: from what is drawn on it and the best score that was not."""
 
-Work = Callable[[Picture, Engine], T]
-"""What is done with a picture in the thread that decoded it."""
+Work = Callable[[Any, Engine], T]
+"""What is done with a Picture, or the str of a text, in the thread that decoded it."""
+
+NO_SIZE = Size(0, 0)
+"""Of what is no picture."""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -72,16 +76,18 @@ class Look(msgspec.Struct, frozen=True):
 
     transform: Callable[[Picture], Picture] | None = None
 
-    def prepare(self, picture: Picture, engine: Engine) -> Any:
-        return engine.prepare(self.transform(picture) if self.transform else picture)
+    def prepare(self, item: Any, engine: Engine) -> Any:
+        """`item` is what the engine wants; texts are never transformed."""
+        changed = self.transform is not None and isinstance(item, Picture)
+        return engine.prepare(self.transform(item) if self.transform and changed else item)
 
 
-def _prepare(picture: Picture, engine: Engine) -> Any:
-    return engine.prepare(picture)
+def _prepare(item: Any, engine: Engine) -> Any:
+    return engine.prepare(item)
 
 
 class _Job(NamedTuple):
-    """One picture on its way into a model."""
+    """One picture or text on its way into a model."""
 
     ref: MediaRef
     engine: Engine
@@ -209,7 +215,7 @@ class Predictor:
         if request.lease.engine.wants == "task":
             return await self._ask_about(task, request)
         if request.lease.engine.wants == "nothing":
-            pictures = [self._infer(None, MediaKey(""), Size(0, 0), request)]
+            pictures = [self._infer(None, MediaKey(""), NO_SIZE, request)]
         else:
             refs = media_refs(task, view.label_map.fields)
             if not refs:
@@ -288,9 +294,18 @@ class Predictor:
                 f"The task has no {job.ref.key.field!r}, which the label config shows.",
                 hint="Import the task again with this field, or correct the label config.",
             )
+        if job.engine.wants == "text":
+            return [(NO_SIZE, job.work(self._read(job.ref), job.engine))]
         with self._media_metrics.counted_for(job.version):
             picture = self._media.load(job.ref, min_size=job.engine.input_size)
         return [(picture.size, job.work(picture, job.engine))]
+
+    def _read(self, ref: MediaRef) -> str:
+        """The plain text that `ref` means."""
+        if not isinstance(ref, TextRef):  # a control on a picture, filled by a model that reads
+            raise MediaNotFound(f"{ref.key.field!r} is no text.")
+        text = decode_text(self._media.fetch(ref)) if ref.by_url else ref.uri
+        return plain_text(text) if ref.markup else text
 
     async def _report(self, tasks: Sequence[Task], predictions: Sequence[Prediction], view: View) -> None:
         """Count, and say why tasks failed: in the log, the metrics and the store."""
@@ -347,6 +362,10 @@ def _kept(regions: tuple[Region, ...], key: MediaKey, size: Size, request: _Requ
             drawn.append(msgspec.structs.replace(region, media=key))
         elif region.score is not None:
             missed = max(missed, region.score)
+    if request.look is None:
+        best = labels.best_choices(drawn)
+        missed = max([missed, *(r.score or 0.0 for r in drawn if r not in best)]) if len(best) < len(drawn) else missed
+        drawn = best
     if request.prompt is not None:
         drawn = list(select(drawn, marks_on(request.prompt, key)))
     return _Found(key, size, tuple(drawn), missed)

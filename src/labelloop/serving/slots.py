@@ -207,9 +207,12 @@ class Slots:
 
 
 def warm(engine: Engine) -> None:
-    """Run once on a grey picture, so that the first person does not pay for lazy initialisation."""
+    """Run once on a grey picture (or a text), so that the first person does not pay for lazy initialisation."""
     if engine.wants == "task":
         return  # its code was read when it was loaded, and we have no task that it would understand
+    if engine.wants == "text":
+        engine.predict([engine.prepare("Some words.")])
+        return
     width, height = engine.input_size or Size(64, 64)
     picture = Picture(np.full((height, width, 3), 114, np.uint8), Size(width, height))
     engine.predict([engine.prepare(picture)])

@@ -14,10 +14,13 @@ import sqlalchemy as sa
 from labelloop.store import schema
 from labelloop.store.db import upsert
 
+NOTHING = "none"
+"""Where a pointer leads that is to lead to no model; no model has this name."""
+
 
 class Move(msgspec.Struct, frozen=True):
-    """A project's pointer went to `target`, "NAME" (follows the newest version) or "NAME@NUMBER". `source` is the
-    version that served until then, None where nothing is known to have served. `back`: this is a rollback."""
+    """A project's pointer went to `target`, "NAME" (follows the newest version), "NAME@NUMBER" or "none". `source` is
+    the version that served until then, None where nothing is known to have served. `back`: this is a rollback."""
 
     project_id: int
     source: str | None
@@ -29,7 +32,7 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class Pointer(msgspec.Struct, frozen=True):
-    """Where a project points: `spec` is "NAME" or "NAME@NUMBER", since `at`."""
+    """Where a project points: `spec` is "NAME", "NAME@NUMBER" or "none", since `at`."""
 
     spec: str
     at: datetime

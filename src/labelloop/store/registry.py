@@ -94,7 +94,7 @@ class Catalogue(msgspec.Struct, frozen=True):
         None."""
         binding = None if project_id is None else self.bindings.get(project_id)
         if binding is not None:
-            return self.find(binding.spec)
+            return None if binding.spec == moves.NOTHING else self.find(binding.spec)
         if default is not None:
             return self.find(default)
         added = {version.name for version in self.versions if not version.trained}
@@ -122,8 +122,10 @@ class Catalogue(msgspec.Struct, frozen=True):
 
     def has(self, version: str, *, at: datetime) -> bool:
         """Whether the version that had this id at a moment is still there: the number of one that was removed may have
-        been given to another since."""
-        return any(known.id == version and known.created_at <= at for known in self.versions)
+        been given to another since. Nothing is always there."""
+        return version == moves.NOTHING or any(
+            known.id == version and known.created_at <= at for known in self.versions
+        )
 
 
 class Registry:
@@ -153,7 +155,7 @@ class Registry:
         nowhere by being there. Raises ModelError for a name that cannot be used, a file that cannot be read or one
         that cannot be stored.
         """
-        if not NAME.fullmatch(card.name):
+        if not NAME.fullmatch(card.name) or card.name == moves.NOTHING:
             raise ModelError(f"{card.name!r} cannot be a model name.", hint="Use letters, digits, '-', '_' and '.'.")
         try:
             card = msgspec.structs.replace(card, sha256=hash_file(path) if path else "")
@@ -198,7 +200,7 @@ class Registry:
         reads (see Artifacts.sweep)."""
         if path is None:
             return ""
-        artifact = f"{name}/{digest[:8]}-{secrets.token_hex(8)}.onnx"
+        artifact = f"{name}/{digest[:8]}-{secrets.token_hex(8)}{path.suffix.lower()[:16]}"
         self._artifacts.put(path, artifact)
         return artifact
 
@@ -245,24 +247,26 @@ class Registry:
 
     def bind(
         self, project_id: int, spec: str, *, reason: str = "by hand", by: str = "", before: str | None = None
-    ) -> ModelVersion:
-        """Move the pointer of a project; every server on this store follows within two seconds.
+    ) -> ModelVersion | None:
+        """Move the pointer of a project; every server on this store follows within two seconds. "none" leads to no
+        model: a project begins without one although another model would serve whatever has none of its own.
 
         `by` says who, `before` which version served the project until now where none is assigned (`serve --model`): a
         rollback leads there. A name without any version that people added is pinned to its number, or the next
         candidate would be live at once. Raises ModelNotFound, and ModelError for a number that no project can have.
         """
         catalogue = self.catalogue()
-        version = catalogue.find(spec)
+        version = None if spec == moves.NOTHING else catalogue.find(spec)
         if schema.as_id(project_id) is None:
             raise ModelError(f"There is no project {project_id}.", hint="Its number is in its address: /projects/7/.")
         name, number = parse_spec(spec)
-        target = moves.spec_of(name, version.number if version.trained else number)
+        target = moves.spec_of(name, version.number if version is not None and version.trained else number)
         only = catalogue.of_project(None)
         with self._engine.begin() as connection:
             now = moves.pointer(connection, project_id)
             source = catalogue.meaning(now.spec) if now else before or (only.id if only else None)
-            self._move(connection, project_id, source, target, version.id, reason=reason, by=by)
+            serves = version.id if version is not None else moves.NOTHING
+            self._move(connection, project_id, source, target, serves, reason=reason, by=by)
         return version
 
     def rollback(self, project_id: int, *, reason: str = "rolled back", by: str = "") -> Move:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Box, Region, Size
+from labelloop.engines.base import Wants
 
 Find = Callable[[Picture], tuple[Region, ...]]
 
@@ -24,7 +24,7 @@ class FakeEngine:
     An exception that `find` raises fails the item, as a real model's would.
     """
 
-    wants: Literal["picture", "nothing"] = "picture"
+    wants: Wants = "picture"
     input_size: Size | None = None
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import structlog
@@ -15,7 +15,7 @@ from labelloop.core.errors import ModelError
 from labelloop.core.geometry import nms
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Box, Region, Size
-from labelloop.engines.base import EngineOptions
+from labelloop.engines.base import EngineOptions, Wants
 from labelloop.engines.detect.head import Found
 from labelloop.engines.detect.prepare import Normaliser, Prepared, prepare
 from labelloop.engines.detect.recognise import image_input, recognise
@@ -37,7 +37,7 @@ class DetectEngine:
     """One loaded detector (see `engines/base` for the seam). `predict` and `prepare` may run in several threads."""
 
     needs_file: ClassVar[bool] = True
-    wants: Literal["picture", "nothing"] = "picture"
+    wants: Wants = "picture"
 
     @staticmethod
     def describe(path: Path | None, card: ModelCard) -> ModelCard:

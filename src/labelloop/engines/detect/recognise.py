@@ -68,6 +68,11 @@ def recognise(signature: Signature, card: ModelCard) -> tuple[Head, ModelCard]:
     ModelError when card and file contradict each other.
     """
     _refuse_other_tasks(signature, card)
+    if card.input.resize in ("cover", "crop-center"):
+        raise ModelError(
+            f"The card of {card.name} crops pictures ({card.input.resize}), and a detector must see all of them.",
+            hint="Use letterbox-center, letterbox-topleft or stretch.",
+        )
     image = image_input(signature, card)
     known_wh = _size_wh(signature, image, card)
     names = card.labels or metadata_names(signature.metadata)
@@ -115,7 +120,7 @@ def _refuse_other_tasks(signature: Signature, card: ModelCard) -> None:
     if task != "detect":
         raise ModelError(
             f"The model {card.name} was exported for the task {task!r}; the detect engine reads detectors only.",
-            hint="Export a detection model (task detect).",
+            hint="Add it with --engine classify." if task == "classify" else "Export a detection model (task detect).",
         )
 
 

@@ -1,0 +1,188 @@
+"""Kalman filters for many boxes at a time, with constant velocity.
+
+The state is a box, measured directly, and the velocities of what is measured; one step is one call of the tracker.
+Prediction and correction are the textbook's (Kalman, "A new approach to linear filtering and prediction problems",
+1960). What the filters differ in is how a box is written and how sure they are of it:
+
+    AspectMotion  cx, cy, w / h, h   ByteTrack; the noise is that of DeepSORT (Wojke, Bewley and Paulus, ICIP 2017)
+    SizeMotion    cx, cy, w, h       BoT-SORT (Aharon, Orfaig and Bobrovsky, 2022, equations 3 to 6)
+    AreaMotion    cx, cy, area, w/h  SORT (Bewley et al., ICIP 2016), which OC-SORT keeps; w / h has no velocity
+
+`NOISE` and the variances of AreaMotion are the published ones.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelloop.video.overlap import Floats
+
+POSITION_NOISE, VELOCITY_NOISE = 1 / 20, 1 / 160
+"""Standard deviations as shares of the box's size."""
+
+_SMALLEST = 1e-6
+
+
+class Belief(NamedTuple):
+    """What is believed of m boxes: `mean` [m, d] and `covariance` [m, d, d]; the first four of the d numbers are the
+    box."""
+
+    mean: Floats
+    covariance: Floats
+
+    def at(self, index: NDArray[np.intp] | slice) -> Belief:
+        return Belief(self.mean[index], self.covariance[index])
+
+
+class Motion(Protocol):
+    """How a box is written, and how sure the filter is."""
+
+    size: int
+    """Numbers of a state."""
+
+    def measured(self, xyxy: Floats) -> Floats:
+        """[m, 4]"""
+
+    def boxes(self, mean: Floats) -> Floats:
+        """[m, 4], left, top, right, bottom"""
+
+    def first(self, measured: Floats) -> Floats:
+        """Variances [m, d] of a state that was seen once."""
+
+    def process(self, mean: Floats) -> Floats:
+        """Variances [m, d] that one step adds."""
+
+    def measurement(self, mean: Floats) -> Floats:
+        """Variances [m, 4] of what is measured."""
+
+
+def begin(motion: Motion, xyxy: Floats) -> Belief:
+    """Boxes [m, 4] that were seen once, and stand still as far as is known."""
+    measured = motion.measured(xyxy)
+    mean = np.zeros((len(xyxy), motion.size))
+    mean[:, :4] = measured
+    return Belief(mean, _diagonal(motion.first(measured)))
+
+
+def predict(motion: Motion, belief: Belief) -> Belief:
+    """One step on: x' = F x and P' = F P F^T + Q."""
+    step = _transition(motion.size)
+    noise = _diagonal(motion.process(belief.mean))
+    return Belief(belief.mean @ step.T, step @ belief.covariance @ step.T + noise)
+
+
+def correct(motion: Motion, belief: Belief, xyxy: Floats) -> Belief:
+    """With boxes [m, 4] that were seen: K = P H^T (H P H^T + R)^-1, x' = x + K (z - H x), P' = P - K H P; H takes the
+    first four numbers of a state."""
+    mean, covariance = belief
+    across = covariance[:, :, :4]
+    certainty = covariance[:, :4, :4] + _diagonal(motion.measurement(mean))
+    gain = np.linalg.solve(certainty, across.transpose(0, 2, 1)).transpose(0, 2, 1)
+    surprise = motion.measured(xyxy) - mean[:, :4]
+    corrected = covariance - gain @ covariance[:, :4]
+    return Belief(mean + (gain @ surprise[:, :, None])[:, :, 0], corrected)
+
+
+def _transition(size: int) -> Floats:
+    """F [d, d]: each number that has a velocity moves by it."""
+    step = np.eye(size)
+    for velocity in range(4, size):
+        step[velocity - 4, velocity] = 1.0
+    return step
+
+
+def _diagonal(variances: Floats) -> Floats:
+    return np.asarray(variances[:, :, None] * np.eye(variances.shape[1]))
+
+
+class AspectMotion:
+    """cx, cy, w / h, h and their velocities; all noise is a share of the height."""
+
+    size = 8
+
+    def measured(self, xyxy: Floats) -> Floats:
+        centre, size = _centre_and_size(xyxy)
+        return np.column_stack([centre, size[:, 0] / size[:, 1], size[:, 1]])
+
+    def boxes(self, mean: Floats) -> Floats:
+        height = np.maximum(mean[:, 3], _SMALLEST)
+        width = np.maximum(mean[:, 2], _SMALLEST) * height
+        return _around(mean[:, :2], np.column_stack([width, height]))
+
+    def first(self, measured: Floats) -> Floats:
+        return self._variances(measured, position=2, velocity=10, aspect=1e-2, aspect_velocity=1e-5)
+
+    def process(self, mean: Floats) -> Floats:
+        return self._variances(mean, position=1, velocity=1, aspect=1e-2, aspect_velocity=1e-5)
+
+    def measurement(self, mean: Floats) -> Floats:
+        return self._variances(mean, position=1, velocity=1, aspect=1e-1, aspect_velocity=1e-5)[:, :4]
+
+    def _variances(
+        self, state: Floats, *, position: float, velocity: float, aspect: float, aspect_velocity: float
+    ) -> Floats:
+        height = np.maximum(state[:, 3], _SMALLEST)
+        place, speed = position * POSITION_NOISE * height, velocity * VELOCITY_NOISE * height
+        known, turning = np.full_like(height, aspect), np.full_like(height, aspect_velocity)
+        return np.asarray(np.square(np.column_stack([place, place, known, place, speed, speed, turning, speed])))
+
+
+class SizeMotion:
+    """cx, cy, w, h and their velocities; the noise is a share of the width or the height."""
+
+    size = 8
+
+    def measured(self, xyxy: Floats) -> Floats:
+        return np.column_stack(_centre_and_size(xyxy))
+
+    def boxes(self, mean: Floats) -> Floats:
+        return _around(mean[:, :2], np.maximum(mean[:, 2:4], _SMALLEST))
+
+    def first(self, measured: Floats) -> Floats:
+        return self._variances(measured, position=2, velocity=10)
+
+    def process(self, mean: Floats) -> Floats:
+        return self._variances(mean, position=1, velocity=1)
+
+    def measurement(self, mean: Floats) -> Floats:
+        return self._variances(mean, position=1, velocity=1)[:, :4]
+
+    def _variances(self, state: Floats, *, position: float, velocity: float) -> Floats:
+        size = np.maximum(state[:, [2, 3, 2, 3]], _SMALLEST)
+        spread = [position * POSITION_NOISE * size, velocity * VELOCITY_NOISE * size]
+        return np.asarray(np.square(np.column_stack(spread)))
+
+
+class AreaMotion:
+    """cx, cy, area, w / h, and the velocities of the first three; variances in pixels, whatever the box's size."""
+
+    size = 7
+
+    def measured(self, xyxy: Floats) -> Floats:
+        centre, size = _centre_and_size(xyxy)
+        return np.column_stack([centre, size[:, 0] * size[:, 1], size[:, 0] / size[:, 1]])
+
+    def boxes(self, mean: Floats) -> Floats:
+        area, aspect = np.maximum(mean[:, 2], _SMALLEST), np.maximum(mean[:, 3], _SMALLEST)
+        width = np.sqrt(area * aspect)
+        return _around(mean[:, :2], np.column_stack([width, area / width]))
+
+    def first(self, measured: Floats) -> Floats:
+        return np.tile([10.0, 10, 10, 10, 1e4, 1e4, 1e4], (len(measured), 1))
+
+    def process(self, mean: Floats) -> Floats:
+        return np.tile([1.0, 1, 1, 1, 1e-2, 1e-2, 1e-4], (len(mean), 1))
+
+    def measurement(self, mean: Floats) -> Floats:
+        return np.tile([1.0, 1, 10, 10], (len(mean), 1))
+
+
+def _centre_and_size(xyxy: Floats) -> tuple[Floats, Floats]:
+    return (xyxy[:, :2] + xyxy[:, 2:]) / 2, np.maximum(xyxy[:, 2:] - xyxy[:, :2], _SMALLEST)
+
+
+def _around(centre: Floats, size: Floats) -> Floats:
+    return np.concatenate([centre - size / 2, centre + size / 2], axis=1)
