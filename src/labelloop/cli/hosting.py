@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +65,26 @@ def _value(text: str) -> Any:
     return str(Path(text).resolve()) if is_path and "://" not in text and Path(text).exists() else text
 
 
+def is_code(source: str) -> bool:
+    """Whether this names Python code and not a model file."""
+    path = Path(source if Path(source).exists() else source.rpartition(":")[0])
+    return path.is_dir() or path.suffix == ".py" or bool(re.search(r"\.py(:\w+)?$", source))
+
+
+def engine_for(path: Path) -> str:
+    """The engine that code is written for: the official SDK's names are in it, or it is a class of its own."""
+    written_for_sdk = path.is_dir() or "label_studio_ml" in path.read_text(encoding="utf-8", errors="replace")
+    return "sdk" if written_for_sdk else "python"
+
+
 def hosted_card(
-    source: str, *, engine: str, name: str | None, options: Sequence[str], python: str | None, model_dir: Path | None
+    source: str,
+    *,
+    engine: str | None,
+    name: str | None,
+    options: Sequence[str],
+    python: str | None,
+    model_dir: Path | None,
 ) -> ModelCard:
     """A card for the code in `source`, a folder or FILE.py[:Class]. Raises ModelError when it is not there."""
     from labelloop.core.cards import Hosted, ModelCard
@@ -80,4 +99,5 @@ def hosted_card(
         model_dir=str(model_dir.resolve()) if model_dir else "",
         options=parse_options(options),
     )
-    return ModelCard(name=name or model_name(path.resolve().stem), engine=engine, task="raw", host=host)
+    engine = engine or engine_for(path)
+    return ModelCard(name=name or model_name(path.resolve().stem), engine=engine, host=host)

@@ -13,13 +13,26 @@ from labelloop.core.errors import LabelStudioError
 from labelloop.core.regions import MediaKey
 from labelloop.core.tasks import MediaRef
 from labelloop.labelstudio.client import Client
-from labelloop.labelstudio.filters import item, query_of
+from labelloop.labelstudio.filters import after, item, query_of
 from labelloop.labelstudio.wire import project_id_of
 from labelloop.media.load import MediaLoader
 from labelloop.serving.origins import Origins
 from labelloop.store.values import VERSION, Values
 
 ANNOTATED = item("total_annotations", "greater", "Number", 0)
+ABOUT_ANNOTATIONS = (
+    "result",
+    "completed_by",
+    "was_cancelled",
+    "ground_truth",
+    "created_at",
+    "updated_at",
+    "lead_time",
+    "parent_prediction",
+)
+WANTED = ("id", "data", "meta", "annotations", *ABOUT_ANNOTATIONS)
+"""Of the tasks and, in the same breath, of the annotations inside them."""
+PAGE_SIZE = 100
 
 MEDIA_BYTES = 1_000_000_000
 """What one model's fetched files may take; the oldest go."""
@@ -89,14 +102,14 @@ class HouseDesk:
 def annotated_tasks(url: str, token: str, project_id: int) -> list[dict[str, Any]]:
     """Tasks with their annotations, as an export has them. Raises LabelStudioError."""
     client = Client(url, token)
+    found: list[dict[str, Any]] = []
     try:
-        pages = client.task_pages(
-            project_id,
-            include=("id", "data", "meta", "annotations"),
-            query=query_of((ANNOTATED,)),
-            everything=True,
-        )
-        return [dict(row) for page in pages for row in page.tasks]
+        while True:  # by ids, never by page number: people annotate meanwhile
+            query = query_of([after(found[-1]["id"] if found else 0), ANNOTATED])
+            page = client.tasks(project_id, page_size=PAGE_SIZE, include=WANTED, query=query, everything=True)
+            if not page.tasks:
+                return found
+            found += sorted(page.tasks, key=lambda row: int(row["id"]))
     finally:
         client.close()
 
