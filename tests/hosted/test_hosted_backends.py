@@ -19,6 +19,8 @@ from reference.running_server import jpeg
 from reference.stand import BACKENDS, BOXES, WORDS, Caller, Stand, recording, wait
 
 PICTURE = "data:image/jpeg;base64," + base64.b64encode(jpeg(320, 240)).decode()
+pytestmark = pytest.mark.slow  # each starts a server, most also the workflow engine
+
 Begin = Callable[..., Caller]
 
 

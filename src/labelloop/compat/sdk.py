@@ -172,7 +172,7 @@ class Backend:
         accepted, takes_all = _parameters(self._class)
         instance = self._class.__new__(self._class)
         for name, value in self._options.items():
-            if not takes_all and name not in accepted:  # it has no place for it, so it finds it on itself
+            if name not in accepted and not hasattr(self._class, name):  # it has no parameter for it
                 setattr(instance, name, value)
         self._keeper.building.now = True
         try:
