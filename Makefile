@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup runtime chromium check quick test demo screenshot constraints clean
+.PHONY: help setup runtime chromium postgres check quick test demo screenshot constraints clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
@@ -35,6 +35,9 @@ runtime: $(INSTALLED)
 chromium:
 	@scripts/install_chromium.sh
 
+postgres:
+	@scripts/install_postgres.sh
+
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,7 +46,7 @@ check: $(INSTALLED)
 quick: $(INSTALLED)
 	$(BIN)/pytest -m 'not slow and not e2e and not browser'
 
-test: setup runtime chromium check
+test: setup runtime chromium postgres check
 	$(BIN)/pytest -rs
 
 demo: $(INSTALLED)

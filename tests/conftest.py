@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from reference.postgres_server import postgres_server, postgres_url
+
+__all__ = ["postgres_server", "postgres_url", "shared"]
+
 ROOT = Path(__file__).resolve().parent.parent
 # Taken out of the environment: to the product every LABELLOOP_… name that is no setting is a typing error.
 SHARED = Path(os.environ.pop("LABELLOOP_SHARED", ROOT.parent / "shared"))

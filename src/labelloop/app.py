@@ -207,10 +207,11 @@ def _worker(
     )
     retrain = RetrainOpener(settings, training, prelabel, media, store.scores)
     fit = FitOpener(store.registry, slots, store.fits, folder=desk.folder, annotated=desk.annotated)
-    kinds = Kinds(store.jobs, {"prelabel": prelabel.open, KIND: retrain.open, FIT: fit.open})
+    openers = {"prelabel": prelabel.open, KIND: retrain.open, FIT: fit.open}
+    kinds = Kinds(store.jobs, openers, shared=["prelabel"])
     sweep(settings, training)
     triggers, learners = Triggers(training), FitTriggers(store.fits, store.jobs, store.registry)
-    return Worker(store.jobs, store.workers, kinds.open, engine, look=lambda: (triggers.look(), learners.look()))
+    return Worker(store.jobs, store.workers, kinds, engine, look=lambda: (triggers.look(), learners.look()))
 
 
 def training_of(store: Store, *, default: str | None = None, address: str = "") -> Training:

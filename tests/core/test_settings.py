@@ -25,6 +25,8 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LABEL_STUDIO_URL", "http://ls", "label_studio_url", "http://ls"),
         ("LABEL_STUDIO_HOSTNAME", "http://ls", "label_studio_url", "http://ls"),
         ("LABEL_STUDIO_HOST", "http://ls", "label_studio_url", "http://ls"),
+        ("LABELLOOP_DATABASE_URL", "postgres://me@db/x", "database_url", "postgresql+psycopg://me@db/x"),
+        ("LABELLOOP_DATABASE_URL", "postgresql://me@db/x", "database_url", "postgresql+psycopg://me@db/x"),
         ("ML_LABELS", "car, dog", "labels", ("car", "dog")),
         ("ML_PROVIDER", "cuda", "device", "cuda"),
         ("LABELLOOP_DEVICE", "gpu:0", "device", "cuda:0"),

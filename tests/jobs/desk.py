@@ -75,7 +75,7 @@ class Desk:
         return self.store.jobs.create(self.work(**options))[0]
 
     @contextmanager
-    def open(self, job: Job, *, check: Callable[[], None] = lambda: None) -> Iterator[Running]:
+    def open(self, job: Job, *, check: Callable[[], None] = lambda: None, guest: bool = False) -> Iterator[Running]:
         """The job in the hands of a new worker of this process."""
         metrics = Metrics()
         slots = Slots(lambda _version: self.engine, limit=2, metrics=metrics)
@@ -93,12 +93,12 @@ class Desk:
             queue_limit=8,
         )
         worker = self.store.workers.register()
-        assert self.store.jobs.claim(self.store.jobs.get(job.id), worker)
+        assert guest or self.store.jobs.claim(self.store.jobs.get(job.id), worker)
         store = self.store
         with Loop() as loop:
             opener = Opener(self.settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop)
             kinds = Kinds(store.jobs, {"prelabel": opener.open})
-            work = kinds.open(self.store.jobs.get(job.id), worker=worker, check=check)
+            work = kinds.open(self.store.jobs.get(job.id), worker=worker, check=check, guest=guest)
             try:
                 yield work
             finally:

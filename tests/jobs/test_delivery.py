@@ -153,12 +153,12 @@ def test_a_refused_import_is_narrowed_down_to_the_item_to_blame(
 
 def spoil(monkeypatch: pytest.MonkeyPatch, chosen: Callable[[dict[str, Any]], bool]) -> None:
     """Give chosen items a score that Label Studio refuses."""
-    real = Pages.add
+    real = Pages.predicted
 
-    def add(self: Pages, ids: Any, items: Any, *rest: Any, **named: Any) -> Any:
-        return real(self, ids, [item | {"score": 7} if chosen(item) else item for item in items], *rest, **named)
+    def predicted(self: Pages, page: Any, items: Any, *rest: Any, **named: Any) -> Any:
+        return real(self, page, [item | {"score": 7} if chosen(item) else item for item in items], *rest, **named)
 
-    monkeypatch.setattr(Pages, "add", add)
+    monkeypatch.setattr(Pages, "predicted", predicted)
 
 
 def test_a_project_that_is_gone_ends_the_job_with_the_reason(desk: Desk) -> None:

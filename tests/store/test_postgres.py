@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -28,52 +22,10 @@ from labelloop.store.events import Events
 from labelloop.store.registry import Registry
 from labelloop.store.scores import Scores, Seen
 
-pytest.importorskip("psycopg")
-
-
-def program(name: str) -> str:
-    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
-    found = shutil.which(name) or (str(versions[-1]) if versions else None)
-    if found is None:
-        pytest.skip(f"no {name}: Postgres is not installed")
-    return found
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The folder of the socket of a Postgres of its own."""
-    initdb, pg_ctl = program("initdb"), program("pg_ctl")
-    # not tmp_path: a socket's path is short, and Postgres, which refuses to run as root, must be let in
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-    options: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder}
-    if os.getuid() == 0:
-        if "postgres" not in {entry.pw_name for entry in pwd.getpwall()}:
-            pytest.skip("Postgres does not run as root, and there is no user postgres")
-        shutil.chown(folder, "postgres")
-        options |= {"user": "postgres"}
-    flags = "-c listen_addresses='' -c fsync=off"
-    try:
-        subprocess.run([initdb, "-D", folder / "data", "-U", "postgres", "-A", "trust", "--no-sync"], **options)
-        start = [pg_ctl, "-D", folder / "data", "-w", "-l", folder / "log", "-o", f"-k {folder} {flags}", "start"]
-        subprocess.run(start, **options)
-        try:
-            yield str(folder)
-        finally:
-            subprocess.run([pg_ctl, "-D", folder / "data", "-m", "immediate", "-w", "stop"], **options)
-    finally:
-        shutil.rmtree(folder)
-
 
 @pytest.fixture
-def settings(server: str, tmp_path: Path) -> Settings:
-    """A fresh database on the server."""
-    name = f"db_{time.monotonic_ns()}"
-    url = f"postgresql+psycopg://postgres@/{{}}?host={server}"
-    engine = sa.create_engine(url.format("postgres"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    engine.dispose()
-    return read_settings(home=tmp_path / "home", database_url=url.format(name))
+def settings(postgres_url: str, tmp_path: Path) -> Settings:
+    return read_settings(home=tmp_path / "home", database_url=postgres_url)
 
 
 @pytest.fixture

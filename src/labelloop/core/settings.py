@@ -98,7 +98,9 @@ class Settings(BaseModel):
         description="Folder of the store, the model files, the cache and the runtimes.",
     )
     database_url: str = Field(
-        "", validation_alias=_names("database_url"), description="SQLAlchemy URL of the store; empty: SQLite in home."
+        "",
+        validation_alias=_names("database_url"),
+        description="SQLAlchemy URL of the store, for instance postgresql://USER@HOST/NAME; empty: SQLite in home.",
     )
     artifacts_url: str = Field(
         "",
@@ -326,6 +328,11 @@ class Settings(BaseModel):
         validation_alias=_names("promote_metric"),
         description="What better means: average precision at IoU 0.5, or the mean over 0.5 to 0.95.",
     )
+    promote_choice_metric: Literal["accuracy", "macro-F1"] = Field(
+        "macro-F1",
+        validation_alias=_names("promote_choice_metric"),
+        description="The same for choices about pictures or texts: the share that is right, or the mean F1 of labels.",
+    )
     promote_margin: float = Field(
         0.005,
         ge=0,
@@ -373,6 +380,12 @@ class Settings(BaseModel):
         if value and not re.match(r"https?://[^/]+", value):
             raise ValueError(f"{value!r} is not an address; write for instance http://label-studio.example.org:8080")
         return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _names_its_driver(cls, value: str) -> str:
+        """The driver that is installed, instead of the one that SQLAlchemy takes for Postgres."""
+        return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", value.strip())
 
     @model_validator(mode="after")
     def _password_is_whole(self) -> Settings:

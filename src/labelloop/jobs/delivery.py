@@ -3,10 +3,12 @@
 Label Studio's bulk import stores whatever it gets, twice if it is sent twice; a lost answer says nothing about whether
 the request arrived, and a request whose client was killed goes on inside the server. So, per page of a job:
 
-1. What was predicted is written to our store (`predicted`) before anything is sent. A page in this state was never
-   sent: a process that dies here loses nothing and doubles nothing; the next one sends it.
+0. A task is in one page only, and a page is in one worker's hands (`taken`): pages have numbers that the store gives
+   out once, each reaches from where the one before it ended, and its holder is written with it (see reading).
+1. What was predicted is written to our store (`predicted`) before anything is sent. A page in these two states was
+   never sent: a process that dies here doubles nothing; whoever takes the page over predicts it, or sends it.
 2. "An import begins now" is written (`sending`, with the moment) before each request, in one transaction with the
-   check that the job is still ours. Only then the request goes out.
+   check that the page is still ours and the job still runs. Only then the request goes out.
 3. An answer in the 2xx ends it: `stored`, in one transaction with the failures. A page in this state is never sent.
 4. A page found in `sending`, after a crash or an error without an answer, is *in doubt*. Label Studio is asked which of
    its tasks have a new prediction of this version. While some have none and the request is younger than `settle_s`, it
@@ -14,9 +16,10 @@ the request arrived, and a request whose client was killed goes on inside the se
 5. A request can be slower than `settle_s`: pages that were ever in doubt are looked at once more when the job ends, and
    second predictions of the same task and version are deleted. So a double lives for minutes at worst, and none stays.
 
-Two workers cannot both be in step 2 for one page: the rows belong to the owner of the job, and a worker that was taken
-for dead is refused (JobLost) at its next write. The moment between its last write and its request is covered by 4 and
-5, because the new owner finds the page in `sending`.
+Two workers cannot both be in step 2 for one page: it is taken over only from a worker that is dead, and one that was
+taken for dead by mistake is refused (JobLost) at its next write about the page. The moment between its last write and
+its request is covered by 4 and 5, because the new holder finds the page in `sending`. The job ends when the worker that
+owns it sees every page stored, so step 5 comes after the last import of all workers.
 
 An import is refused as a whole when one task is unknown (deleted meanwhile: it is left out and the rest sent) or when
 the installation validates strictly (400) or limits bodies (413): then halves are sent, down to the items to blame. By

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -32,13 +32,15 @@ class Running(Protocol):
 
 
 class Held(NamedTuple):
-    """What the worker gives a job. `worker` is its name as an owner. `stopping` raises Interrupted when the process
-    ends; `check` raises that, or Cancelled when a person cancelled the job. `tell(level, text)` writes into its log."""
+    """What the worker gives a job. `worker` is its name as an owner, or as a `guest` that helps the owner. `stopping`
+    raises Interrupted when the process ends; `check` raises that, or Cancelled when a person cancelled the job.
+    `tell(level, text)` writes into its log."""
 
     worker: str
     stopping: Callable[[], None]
     check: Callable[[], None]
     tell: Callable[[str, str], None]
+    guest: bool = False
 
 
 OpenKind = Callable[[Job, Held], Running]
@@ -46,13 +48,14 @@ OpenKind = Callable[[Job, Held], Running]
 
 
 class Kinds:
-    """Opens a job by its `kind`. A new kind of job is one entry of `openers`."""
+    """Opens a job by its `kind`. A new kind of job is one entry of `openers`; those in `shared` take guests."""
 
-    def __init__(self, jobs: Jobs, openers: Mapping[str, OpenKind]) -> None:
+    def __init__(self, jobs: Jobs, openers: Mapping[str, OpenKind], *, shared: Collection[str] = ()) -> None:
         self._jobs = jobs
         self._openers = openers
+        self.shared = frozenset(shared)
 
-    def open(self, job: Job, *, worker: str, check: Callable[[], None]) -> Running:
+    def open(self, job: Job, *, worker: str, check: Callable[[], None], guest: bool = False) -> Running:
         """Raises LabelloopError when the job cannot run. `check` raises when this process ends."""
         opener = self._openers.get(job.kind)
         if opener is None:
@@ -60,7 +63,7 @@ class Kinds:
                 f"This worker knows no jobs of the kind {job.kind!r}.",
                 hint=f"Upgrade labelloop where the worker runs; then: labelloop jobs resume {job.id}",
             )
-        return opener(job, Held(worker, check, self._checker(job, check), self._teller(job)))
+        return opener(job, Held(worker, check, self._checker(job, check), self._teller(job), guest))
 
     def _checker(self, job: Job, stopping: Callable[[], None]) -> Callable[[], None]:
         def check() -> None:

@@ -126,7 +126,7 @@ class Opener:
             return Preannotation(
                 job,
                 client=client,
-                pages=Pages(self._engine, job.id, owner=held.worker),
+                pages=self._pages(job, held),
                 view=view,
                 predict=self.predict(view, held.stopping),
                 patience=patience,
@@ -134,10 +134,14 @@ class Opener:
                 tell=held.tell,
                 import_size=self._settings.import_size,
                 settle_s=self._settings.import_settle_s,
+                guest=held.guest,
             )
         except BaseException:
             client.close()
             raise
+
+    def _pages(self, job: Job, held: Held) -> Pages:
+        return Pages(self._engine, job.id, owner=held.worker, is_alive=self._jobs.is_alive, guest=held.guest)
 
     def client(self, job: Job) -> Client:
         """The Label Studio of a job, whose pictures can be fetched from then on. Raises JobError without a token."""

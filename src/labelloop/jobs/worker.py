@@ -11,13 +11,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import sqlalchemy as sa
 import structlog
 
 from labelloop.core.errors import JobLost, LabelloopError
+from labelloop.jobs.guest import Guest
 from labelloop.jobs.kinds import QUEUE_OF, Running
 from labelloop.jobs.patience import Cancelled, Interrupted
 from labelloop.store.jobs import Job, Jobs, State
@@ -34,8 +35,12 @@ _TROUBLED_S = 5.0
 _GIVE_UP_S = 60.0
 
 
-class Open(Protocol):
-    def __call__(self, job: Job, *, worker: str, check: Callable[[], None]) -> Running: ...
+class Opens(Protocol):
+    """What jobs/kinds offers."""
+
+    @property
+    def shared(self) -> Collection[str]: ...
+    def open(self, job: Job, *, worker: str, check: Callable[[], None], guest: bool = False) -> Running: ...
 
 
 class Engine(Protocol):
@@ -55,14 +60,14 @@ class Worker:
         self,
         jobs: Jobs,
         workers: Workers,
-        open_job: Open,
+        kinds: Opens,
         start_engine: Callable[[str, Callable[[str], bool]], Engine],
         *,
         look: Callable[[], object] = lambda: None,
     ) -> None:
         self._jobs = jobs
         self._workers = workers
-        self._open_job = open_job
+        self._kinds = kinds
         self._start_engine = start_engine
         self._look = look
         self._engine: Engine | None = None
@@ -71,6 +76,7 @@ class Worker:
         self._dropped: set[str] = set()
         self._in_step: dict[str, threading.Lock] = defaultdict(threading.Lock)
         """One per queue: their steps are taken side by side."""
+        self._guest = Guest(jobs, workers, kinds.open, kinds=kinds.shared)
         self._troubled_since: float | None = None
         self.name = ""
 
@@ -102,6 +108,7 @@ class Worker:
             self.name = self._workers.register()
             log.info("worker is ready", worker=self.name)
         self._workers.beat(self.name)
+        self._guest.beat()
         for job_id in list(self._dropped):
             self._jobs.release(job_id, owner=self.name)
             self._dropped.discard(job_id)
@@ -115,7 +122,10 @@ class Worker:
         if self._troubled_since is not None:
             log.info("worker goes on", worker=self.name)
             self._troubled_since = None
-        return not (begun or waiting or self._running or self._dropped or self._is_in_step())
+        if begun or waiting or self._running or self._dropped or self._is_in_step():
+            return False
+        self._guest.look(self.name)
+        return not self._guest.busy
 
     def _is_in_step(self) -> bool:
         return any(lock.locked() for lock in list(self._in_step.values()))
@@ -145,6 +155,7 @@ class Worker:
         for lock in list(self._in_step.values()):
             if lock.acquire(timeout=max(0.0, until - time.monotonic())):
                 lock.release()
+        self._guest.leave(max(0.0, until - time.monotonic()))
         for work in list(self._running.values()):
             work.close()
         if self._engine is not None:
@@ -163,6 +174,7 @@ class Worker:
             log.error("a job stops until the store can be used", job=job_id, error=str(error).partition("\n")[0])
             self._drop(job_id)
             return False
+        self._guest.leave()
         with self._in_step[queue]:
             self._check()
             try:
@@ -201,7 +213,7 @@ class Worker:
                 return None
             verb = "goes on" if job.started_at else "begins"
             self._jobs.tell(job_id, "info", f"Run {job.run} {verb} on worker {self.name}.")
-            self._running[job_id] = self._open_job(job, worker=self.name, check=self._check)
+            self._running[job_id] = self._kinds.open(job, worker=self.name, check=self._check)
         return self._running[job_id]
 
     def _check(self) -> None:

@@ -1,13 +1,14 @@
 """Background jobs as rows: who asked for what, who runs it, how it ended. Whoever shares the store shares the jobs.
 
 A job is `queued` (waits for a worker), `running` (has an owner), or has ended: `done`, `failed` (`error` says why),
-`cancelled`. An owner that is dead (see store/workers) does not hold its jobs.
+`cancelled`. An owner that is dead (see store/workers) does not hold its jobs. Other workers may help the owner as
+guests: they take pages of their own (see store/pages).
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 
 from labelloop.core.errors import JobError, JobNotFound
 from labelloop.store import schema
+from labelloop.store.pages import progress
 from labelloop.store.workers import Workers
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -176,6 +178,10 @@ class Jobs:
             jobs = [_job(row) for row in connection.execute(query.order_by(schema.jobs.c.created_at)).mappings()]
         return [job for job in jobs if job.state == "queued" or not self._workers.is_alive(job.owner)]
 
+    def is_alive(self, worker: str) -> bool:
+        """Whether a worker holds what it owns."""
+        return self._workers.is_alive(worker)
+
     def claim(self, job: Job, worker: str) -> bool:
         """Become the owner of what `waiting` returned; False when somebody else was quicker."""
         owner = schema.jobs.c.owner
@@ -198,6 +204,16 @@ class Jobs:
         with self._engine.begin() as connection:
             query = sa.update(schema.jobs).filter_by(id=job_id, owner=owner, state="running")
             connection.execute(query.values(state="queued", owner=None, run=schema.jobs.c.run + 1))
+
+    def shared(self, kinds: Collection[str], *, worker: str, at_least: int) -> list[Job]:
+        """Jobs that another worker than `worker` runs and that still have so many tasks to do, oldest first."""
+        table = schema.jobs
+        query = sa.select(table).filter_by(state="running", cancelling=False, only_failed=False)
+        query = query.where(table.c.kind.in_(kinds), table.c.owner != worker, table.c.total.is_not(None))
+        with self._engine.connect() as connection:
+            jobs = [_job(row) for row in connection.execute(query.order_by(table.c.created_at)).mappings()]
+        alive = [job for job in jobs if self._workers.is_alive(job.owner)]
+        return [job for job in alive if (job.total or 0) - progress(self._engine, job.id).done >= at_least]
 
     def end(self, job_id: str, state: State, *, owner: str | None, error: str = "") -> bool:
         """Say how it ended; False when it is no longer `owner`'s."""

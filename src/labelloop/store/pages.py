@@ -1,13 +1,16 @@
-"""The pages of a job: what was predicted, what is on its way into Label Studio, what is there, and what failed.
+"""The pages of a job: who has which tasks in hand, what was predicted, what is on its way into Label Studio, what is
+there, and what failed.
 
-Every write is refused with JobLost when the job has another owner meanwhile, in the same transaction.
+Several workers can share a job: each takes pages that nobody else has, under numbers that nobody else can have. Every
+write about a page is refused with JobLost when somebody else has the page, or the job has ended or found another owner
+meanwhile, in the same transaction.
 """
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +19,7 @@ import sqlalchemy as sa
 from labelloop.core.errors import JobLost
 from labelloop.store import schema
 
-PageState = Literal["predicted", "sending", "stored"]
+PageState = Literal["taken", "predicted", "sending", "stored"]
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -28,8 +31,9 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Some tasks of a job. `predicted`: `items` (what Label Studio's import takes) are ready and nothing was sent;
-    `sending`: an import was begun at `sent_s`, and whether it arrived is not known; `stored`: all is there.
+    """Some tasks of a job. `taken`: `owner` reads or predicts them; `predicted`: `items` (what Label Studio's import
+    takes) are ready and nothing was sent; `sending`: an import was begun at `sent_s`, and whether it arrived is not
+    known; `stored`: all is there.
 
     `cursor` is the last task id of the listing that was read for it, None for tasks that are tried again. `replaces`
     are predictions of the same version that were there before, by task.
@@ -40,6 +44,7 @@ class Page(msgspec.Struct, frozen=True):
     cursor: int | None
     task_ids: tuple[int, ...]
     state: PageState
+    owner: str | None
     replaces: dict[int, list[int]]
     sent_s: float | None
     doubted: bool
@@ -60,34 +65,66 @@ class Progress(msgspec.Struct, frozen=True):
         return self.stored + self.failed + self.skipped
 
 
-class Pages:
-    """The pages of one job, in the hands of `owner`. Safe to use from several threads."""
+class Mark(msgspec.Struct, frozen=True):
+    """How far a job has taken its tasks: the `number` of its newest page, the last task id of the listing that is in a
+    page (0 before the first), and how many tasks of the listing are in pages."""
 
-    def __init__(self, engine: sa.Engine, job_id: str, *, owner: str) -> None:
+    number: int = 0
+    cursor: int = 0
+    planned: int = 0
+
+
+class Pages:
+    """The pages of one job, in the hands of one worker. Safe to use from several threads.
+
+    `owner` is the worker; it owns the job too, unless it is a `guest` that helps the owner. A page whose owner is not
+    `is_alive` can be taken over.
+    """
+
+    def __init__(
+        self, engine: sa.Engine, job_id: str, *, owner: str, is_alive: Callable[[str], bool], guest: bool = False
+    ) -> None:
         self._engine = engine
         self._job_id = job_id
         self._owner = owner
+        self._is_alive = is_alive
+        self._guest = guest
+        self._mark = Mark()
 
     # --- where to go on -----------------------------------------------------------------------------------
 
-    def cursor(self) -> int:
-        """The last task id that is in a page, 0 before the first."""
+    def mark(self) -> Mark:
+        """Only pages that are new since the last call are looked at."""
+        table = schema.job_pages
+        query = sa.select(table.c.number, table.c.cursor, table.c.task_ids).filter_by(job_id=self._job_id)
+        mark = self._mark
         with self._engine.connect() as connection:
-            query = sa.select(sa.func.max(schema.job_pages.c.cursor)).filter_by(job_id=self._job_id)
-            return int(connection.execute(query).scalar() or 0)
+            for row in connection.execute(query.where(table.c.number > mark.number).order_by(table.c.number)):
+                planned = 0 if row.cursor is None else len(row.task_ids)
+                mark = Mark(row.number, max(mark.cursor, row.cursor or 0), mark.planned + planned)
+        self._mark = mark
+        return mark
 
-    def planned(self) -> int:
-        """How many tasks of the listing are in pages."""
-        query = sa.select(schema.job_pages.c.task_ids).filter_by(job_id=self._job_id)
+    def take_over(self) -> tuple[list[Page], int]:
+        """Take what is not stored and in nobody's hands: after a crash these are at most a few pages for each dead
+        worker. Returns these, oldest first, and how many pages others have in hand."""
+        table = schema.job_pages
+        query = sa.select(table).filter_by(job_id=self._job_id).where(table.c.state != "stored")
         with self._engine.connect() as connection:
-            rows = connection.execute(query.where(schema.job_pages.c.cursor.is_not(None)))
-            return sum(len(row.task_ids) for row in rows)
+            rows = connection.execute(query.order_by(table.c.number)).mappings().all()
+        free = [row for row in rows if row["owner"] in (None, self._owner) or not self._is_alive(row["owner"])]
+        ours = [row["number"] for row in free if self._grab(row["number"], row["owner"])]
+        with self._engine.connect() as connection:
+            found = connection.execute(query.where(table.c.number.in_(ours)).order_by(table.c.number)).mappings()
+            return [_page(row) for row in found], len(rows) - len(ours)
 
-    def unfinished(self) -> list[Page]:
-        """Pages that are not stored, oldest first: at most those that were in work when the job stopped."""
-        query = sa.select(schema.job_pages).filter_by(job_id=self._job_id).where(schema.job_pages.c.state != "stored")
-        with self._engine.connect() as connection:
-            return [_page(row) for row in connection.execute(query.order_by(schema.job_pages.c.number)).mappings()]
+    def _grab(self, number: int, holder: str | None) -> bool:
+        table = schema.job_pages
+        same = table.c.owner.is_(None) if holder is None else table.c.owner == holder
+        query = sa.update(table).filter_by(job_id=self._job_id, number=number).where(table.c.state != "stored", same)
+        with self._engine.begin() as connection:
+            self._hold(connection)
+            return bool(connection.execute(query.values(owner=self._owner)).rowcount)
 
     def doubted(self) -> list[Page]:
         """Pages with an import whose answer was never seen."""
@@ -95,74 +132,80 @@ class Pages:
         with self._engine.connect() as connection:
             return [_page(row) for row in connection.execute(query).mappings()]
 
-    def again(self, *, after: int, limit: int) -> list[int]:
+    def again(self, *, limit: int) -> list[int]:
         """Tasks that wait to be tried again, by id."""
         table = schema.job_failures
-        query = sa.select(table.c.task_id).filter_by(job_id=self._job_id, again=True).where(table.c.task_id > after)
+        query = sa.select(table.c.task_id).filter_by(job_id=self._job_id, again=True)
         with self._engine.connect() as connection:
             return list(connection.execute(query.order_by(table.c.task_id).limit(limit)).scalars())
 
-    def count_again(self) -> int:
-        query = sa.select(sa.func.count()).select_from(schema.job_failures).filter_by(job_id=self._job_id, again=True)
-        with self._engine.connect() as connection:
-            return int(connection.execute(query).scalar() or 0)
-
     # --- the life of a page -------------------------------------------------------------------------------
 
-    def add(
-        self,
-        task_ids: Sequence[int],
-        items: Sequence[Mapping[str, Any]],
-        failed: Sequence[Failed],
-        *,
-        cursor: int | None,
-        replaces: Mapping[int, Sequence[int]],
-        skipped: int = 0,
+    def take(
+        self, task_ids: Sequence[int], *, mark: Mark, cursor: int | None, replaces: Mapping[int, Sequence[int]]
+    ) -> Page | None:
+        """A new page with these tasks, which were read after `mark`; None when somebody else took a page meanwhile.
+        None of the tasks waits to be tried again any more."""
+        key = {"job_id": self._job_id, "number": mark.number + 1}
+        row = key | {"cursor": cursor, "task_ids": list(task_ids), "state": "taken", "owner": self._owner}
+        row |= {"replaces": {str(task): list(ids) for task, ids in replaces.items()}}
+        try:
+            with self._engine.begin() as connection:
+                self._hold(connection)
+                connection.execute(sa.insert(schema.job_pages).values(**row, doubted=False, stored=0, skipped=0))
+                self._fail(connection, task_ids, ())
+                query = sa.select(schema.job_pages).filter_by(**key)
+                return _page(connection.execute(query).mappings().one())
+        except sa.exc.IntegrityError:
+            return None
+
+    def predicted(
+        self, page: Page, items: Sequence[Mapping[str, Any]], failed: Sequence[Failed], *, skipped: int = 0
     ) -> Page:
-        """Keep what was predicted; `skipped` counts the tasks without item and without failure. None of the tasks waits
-        to be tried again any more."""
+        """Keep what was predicted; `skipped` counts the tasks without item and without failure."""
         with self._engine.begin() as connection:
-            self._hold(connection)
-            newest = sa.select(sa.func.max(schema.job_pages.c.number)).filter_by(job_id=self._job_id)
-            number = int(connection.execute(newest).scalar() or 0) + 1
-            row = {"job_id": self._job_id, "number": number, "cursor": cursor, "task_ids": list(task_ids)}
-            row |= {"state": "predicted", "items": _pack(items), "doubted": False, "stored": 0, "skipped": skipped}
-            row["replaces"] = {str(task): list(ids) for task, ids in replaces.items()}
-            connection.execute(sa.insert(schema.job_pages).values(**row))
-            self._fail(connection, task_ids, failed)
-            query = sa.select(schema.job_pages).filter_by(job_id=self._job_id, number=number)
+            self._set(connection, page, state="predicted", items=_pack(items), skipped=skipped)
+            self._fail(connection, page.task_ids, failed)
+            query = sa.select(schema.job_pages).filter_by(job_id=self._job_id, number=page.number)
             return _page(connection.execute(query).mappings().one())
 
     def sending(self, page: Page, *, doubted: bool) -> float:
         """An import begins now; returns the moment, unix seconds."""
         now = time.time()
-        self._set(page, state="sending", sent_s=now, **({"doubted": True} if doubted else {}))
+        with self._engine.begin() as connection:
+            self._set(connection, page, state="sending", sent_s=now, **({"doubted": True} if doubted else {}))
         return now
 
     def stored(self, page: Page, *, stored: int, skipped: int, failed: Sequence[Failed], doubted: bool) -> None:
         """All of it is in Label Studio, failed, or skipped."""
+        values = {"state": "stored", "items": None, "stored": stored, "skipped": skipped, "doubted": doubted}
         with self._engine.begin() as connection:
-            self._hold(connection)
-            query = sa.update(schema.job_pages).filter_by(job_id=self._job_id, number=page.number)
-            values = {"state": "stored", "items": None, "stored": stored, "skipped": skipped, "doubted": doubted}
-            connection.execute(query.values(**values))
+            self._set(connection, page, owner=None, **values)
             self._fail(connection, [failure.task_id for failure in failed], failed)
 
     def settled(self, page: Page) -> None:
-        """The doubts about it were cleared."""
-        self._set(page, doubted=False)
-
-    def _set(self, page: Page, **values: Any) -> None:
+        """The doubts about a stored page were cleared."""
         with self._engine.begin() as connection:
             self._hold(connection)
             query = sa.update(schema.job_pages).filter_by(job_id=self._job_id, number=page.number)
-            connection.execute(query.values(**values))
+            connection.execute(query.values(doubted=False))
+
+    def _set(self, connection: sa.Connection, page: Page, **values: Any) -> None:
+        self._hold(connection)
+        query = sa.update(schema.job_pages).filter_by(job_id=self._job_id, number=page.number, owner=self._owner)
+        if not connection.execute(query.values(**values)).rowcount:
+            raise JobLost(
+                f"Page {page.number} of job {self._job_id} was taken over by another worker.",
+                hint=f"See: labelloop jobs show {self._job_id}",
+            )
 
     def _hold(self, connection: sa.Connection) -> None:
         # An update that changes nothing: it takes the lock, so that nobody becomes the owner before we commit.
-        query = sa.update(schema.jobs).filter_by(id=self._job_id, owner=self._owner).values(owner=self._owner)
-        if not connection.execute(query).rowcount:
-            raise JobLost(f"Job {self._job_id} has another owner now.", hint=f"See: labelloop jobs show {self._job_id}")
+        query = sa.update(schema.jobs).filter_by(id=self._job_id, state="running")
+        query = query if self._guest else query.filter_by(owner=self._owner)
+        if not connection.execute(query.values(state="running")).rowcount:
+            ended = "has ended" if self._guest else "has another owner now"
+            raise JobLost(f"Job {self._job_id} {ended}.", hint=f"See: labelloop jobs show {self._job_id}")
 
     def _fail(self, connection: sa.Connection, tried: Sequence[int], failed: Sequence[Failed]) -> None:
         table = schema.job_failures

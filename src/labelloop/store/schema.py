@@ -196,6 +196,7 @@ job_pages = sa.Table(
     sa.Column("cursor", sa.BigInteger),  # the last task id that was read; null for tasks that are tried again
     sa.Column("task_ids", sa.JSON, nullable=False),
     sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("owner", sa.String(100)),  # the worker that has it in hand; null when it is stored, or in nobody's
     sa.Column("items", sa.LargeBinary),  # compressed JSON of what is to be stored; null when it is
     sa.Column("replaces", sa.JSON, nullable=False),  # task id -> ids of predictions that the new one replaces
     sa.Column("sent_s", sa.Float),  # unix seconds of the last attempt to store it
