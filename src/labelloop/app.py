@@ -30,7 +30,7 @@ from labelloop.http.protocol import Protocol
 from labelloop.http.quality import QualityApi
 from labelloop.jobs.fit import KIND as FIT
 from labelloop.jobs.fit import FitOpener, FitTriggers
-from labelloop.jobs.kinds import Kinds
+from labelloop.jobs.kinds import Kinds, OpenKind
 from labelloop.jobs.looks import Looks
 from labelloop.jobs.open import Loop, Opener
 from labelloop.jobs.open_retrain import RetrainOpener
@@ -207,7 +207,7 @@ def _worker(
     )
     retrain = RetrainOpener(settings, training, prelabel, media, store.scores)
     fit = FitOpener(store.registry, slots, store.fits, folder=desk.folder, annotated=desk.annotated)
-    openers = {"prelabel": prelabel.open, KIND: retrain.open, FIT: fit.open}
+    openers: dict[str, OpenKind] = {"prelabel": prelabel.open, KIND: retrain.open, FIT: fit.open}
     kinds = Kinds(store.jobs, openers, shared=["prelabel"])
     sweep(settings, training)
     triggers, learners = Triggers(training), FitTriggers(store.fits, store.jobs, store.registry)
