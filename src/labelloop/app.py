@@ -44,6 +44,7 @@ from labelloop.learning.acquisition import Acquisition, scorer
 from labelloop.learning.memory import Recorder
 from labelloop.media.load import MediaLoader
 from labelloop.serving.desk import HouseDesk
+from labelloop.serving.films import Films
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import Store, add_model, add_models_dir, default_model, load_engine, open_store
 from labelloop.serving.origins import Origins
@@ -256,6 +257,7 @@ def _path(
     media = MediaLoader(settings, origins.of, observe=media_metrics.observe)
     predictor = Predictor(
         media,
+        Films(media, settings, media_metrics),
         slots,
         store.events,
         score=scorer(Acquisition(strategy=settings.acquisition, aggregation=settings.aggregation)),

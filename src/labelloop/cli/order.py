@@ -87,7 +87,13 @@ def _run(settings: Settings, project: str, model: str | None, wish: Wish, out: C
         if version is None:
             raise unassigned(found.id)
         aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
-        view = build_view(version, found.label_config, threshold=settings.score_threshold, aliases=aliases)
+        view = build_view(
+            version,
+            found.label_config,
+            threshold=settings.score_threshold,
+            aliases=aliases,
+            following=settings.following,
+        )
         looks: Any = nullcontext()
         if wish.looks:
             prepare_process(settings)

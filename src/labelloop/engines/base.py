@@ -127,6 +127,15 @@ class Desk(Protocol):
         """The tasks of a project that people annotated, with their annotations. Raises LabelStudioError."""
 
 
+@runtime_checkable
+class Resizer(Protocol):
+    """What an Engine may offer besides: how large pictures are to it, so that frames of films need not be made larger
+    than that. Without it `input_size` counts."""
+
+    def resized(self, size: Size) -> Size:
+        """What `prepare` brings a picture of this size to."""
+
+
 class EngineFactory(Protocol):
     """What an entry point of `labelloop.engines` names. `path` is None for an engine that brings its own weights."""
 

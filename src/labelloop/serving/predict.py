@@ -13,6 +13,7 @@ import structlog
 
 from labelloop.core.errors import (
     DeadlineExceeded,
+    FilmTooLong,
     LabelConfigError,
     LabelloopError,
     MediaNotFound,
@@ -25,9 +26,13 @@ from labelloop.core.pictures import Picture
 from labelloop.core.regions import ItemError, MediaKey, Prediction, Region, Size
 from labelloop.core.tasks import MediaRef, Prompt, Task, TextRef
 from labelloop.engines.base import Engine, Question
+from labelloop.labelstudio.config import ObjectTag
+from labelloop.labelstudio.video import frame_rate_of
 from labelloop.labelstudio.wire import media_refs
 from labelloop.media.load import MediaLoader
 from labelloop.media.text import decode_text, plain_text
+from labelloop.serving.film_parts import Spool
+from labelloop.serving.films import Films, Wanted
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.projects import View
 from labelloop.serving.prompt import marks_on, select
@@ -56,12 +61,15 @@ CLOSE_S = 2.0
 INTRODUCE_S = 600.0
 """For a model that loads while a project asks for it; nobody waits that long."""
 
-TRY_LATER = (DeadlineExceeded, ShuttingDown)
-"""The item was never tried, so asking again may help."""
+TRY_LATER = (DeadlineExceeded, ShuttingDown, FilmTooLong)
+"""The item was never tried, so asking again may help; or it is a job's."""
 
 
 Score = Callable[[Sequence[Region], float], float]
 """How little a person needs to look at a task, in [0, 1]: from what is drawn on it and the best score that was not."""
+
+SpoolOf = Callable[[MediaRef], Spool]
+"""Where a job keeps what it has detected in a film."""
 
 Work = Callable[[Any, Engine], T]
 """What is done with a Picture, or the str of a text, in the thread that decoded it."""
@@ -114,6 +122,7 @@ class _Request(NamedTuple):
     window: asyncio.Semaphore
     prompt: Prompt | None = None
     look: Look | None = None
+    spool_of: SpoolOf | None = None
 
 
 class Predictor:
@@ -122,6 +131,7 @@ class Predictor:
     def __init__(
         self,
         media: MediaLoader,
+        films: Films,
         slots: Slots,
         events: Events,
         *,
@@ -132,6 +142,7 @@ class Predictor:
         queue_limit: int,
     ) -> None:
         self._media = media
+        self._films = films
         self._slots = slots
         self._events = events
         self._score = score
@@ -169,16 +180,17 @@ class Predictor:
         deadline_s: float,
         prompt: Prompt | None = None,
         look: Look | None = None,
+        spool_of: SpoolOf | None = None,
     ) -> list[Prediction]:
         """One Prediction per task, in the order of `tasks`. Regions that no threshold lets through are left out, unless
-        `look` wants them.
+        `look` wants them. With `spool_of` films may be of any length.
 
         What is not done after `deadline_s` has an error with `retry` set.
         """
         deadline = time.monotonic() + deadline_s
         try:
             async with self._slots.lease(view.version, deadline=deadline) as lease:
-                request = _Request(view, lease, priority, deadline, asyncio.Semaphore(WINDOW), prompt, look)
+                request = _Request(view, lease, priority, deadline, asyncio.Semaphore(WINDOW), prompt, look, spool_of)
                 predictions = await in_order([self._predict_task(task, request) for task in tasks])
         except LabelloopError as error:  # no warm model: no task was tried
             predictions = [failed(error, view.name, retry=True)] * len(tasks)
@@ -201,13 +213,14 @@ class Predictor:
                 done: T = (await self._loaded(ref, request, work))[1]
                 return done
 
-        refs = media_refs(task, request.view.label_map.fields)
+        refs = media_refs(task, tuple(tag for tag in request.view.label_map.fields if not tag.shows_films))
         found = await in_order([self._try(examined(ref), request) for ref in refs]) if refs else []
         errors = [one for one in found if isinstance(one, LabelloopError)]
         return errors[0] if errors else tuple(one for one in found if not isinstance(one, LabelloopError))
 
     def close(self) -> None:
         """End the threads; what was submitted has a moment to finish."""
+        self._films.close()
         self._loading.close(timeout_s=CLOSE_S)
 
     async def _predict_task(self, task: Task, request: _Request) -> Prediction:
@@ -220,7 +233,13 @@ class Predictor:
             refs = media_refs(task, view.label_map.fields)
             if not refs:
                 return _no_pictures(view)
-            pictures = [self._predict_picture(ref, request) for ref in _marked(refs, request.prompt)]
+            films = {tag.field: tag for tag in view.label_map.fields if tag.shows_films}
+            pictures = [
+                self._predict_film(ref, task, films[ref.key.field], request)
+                if ref.key.field in films
+                else self._predict_picture(ref, request)
+                for ref in _marked(refs, request.prompt)
+            ]
         found = await in_order([self._try(picture, request) for picture in pictures])
         return _combine(found, view.name, self._score)
 
@@ -261,6 +280,16 @@ class Predictor:
             size, prepared = await self._loaded(ref, request, work)
             return await self._infer(prepared, ref.key, size, request)
 
+    async def _predict_film(self, ref: MediaRef, task: Task, tag: ObjectTag, request: _Request) -> _Found:
+        """Each thing in the film as a track."""
+        if not ref.uri:
+            raise _no_reference(ref)
+        spool = request.spool_of(ref) if request.spool_of is not None else None
+        rate = frame_rate_of(tag, task.data)
+        wanted = Wanted(ref, rate, request.priority, request.deadline, spool)
+        size, regions = await self._films.follow(wanted, request.lease)
+        return await asyncio.to_thread(_kept, regions, ref.key, size, request)
+
     async def _loaded(self, ref: MediaRef, request: _Request, work: Work[Any]) -> tuple[Size, Any]:
         job = _Job(ref, request.lease.engine, request.lease.version, work)
         return await self._loading.submit(job, priority=request.priority, deadline=request.deadline)
@@ -290,10 +319,7 @@ class Predictor:
         """In a thread of the media stage, which takes one job at a time."""
         (job,) = jobs
         if not job.ref.uri:
-            raise MediaNotFound(
-                f"The task has no {job.ref.key.field!r}, which the label config shows.",
-                hint="Import the task again with this field, or correct the label config.",
-            )
+            raise _no_reference(job.ref)
         if job.engine.wants == "text":
             return [(NO_SIZE, job.work(self._read(job.ref), job.engine))]
         with self._media_metrics.counted_for(job.version):
@@ -399,6 +425,13 @@ def _marked(refs: Sequence[MediaRef], prompt: Prompt | None) -> Sequence[MediaRe
         return refs
     marked = {mark.media for mark in (*prompt.include, *prompt.exclude)}
     return [ref for ref in refs if ref.key in marked] or refs
+
+
+def _no_reference(ref: MediaRef) -> MediaNotFound:
+    return MediaNotFound(
+        f"The task has no {ref.key.field!r}, which the label config shows.",
+        hint="Import the task again with this field, or correct the label config.",
+    )
 
 
 def _item_error(error: LabelloopError, *, retry: bool = False) -> ItemError:

@@ -28,6 +28,10 @@ NO_MODEL = "no-model"
 """What `/setup` answers as version for a project without a model; Label Studio wants a string that is not empty."""
 
 
+FOLLOWING = "bytetrack/1"
+"""What `Settings.following` says where nothing is set."""
+
+
 class View(msgspec.Struct, frozen=True):
     """One model version as one project sees it. `name` is the version string in Label Studio: it changes exactly
     when the model, its card, the label map or a threshold changes."""
@@ -60,6 +64,7 @@ class Projects:
 
     def __init__(self, settings: Settings, registry: Registry, slots: Slots, *, default: str | None = None) -> None:
         self._threshold = settings.score_threshold
+        self._following = settings.following
         self._aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
         self._registry = registry
         self._slots = slots
@@ -149,14 +154,23 @@ class Projects:
         return slot is not None and slot.state == "ready"
 
     def _build(self, version: ModelVersion, config_xml: str, said: str) -> View:
-        return build_view(version, config_xml, threshold=self._threshold, aliases=self._aliases, said=said)
+        return build_view(
+            version, config_xml, threshold=self._threshold, aliases=self._aliases, following=self._following, said=said
+        )
 
 
 def build_view(
-    version: ModelVersion, config_xml: str, *, threshold: float | None, aliases: Mapping[str, str], said: str = ""
+    version: ModelVersion,
+    config_xml: str,
+    *,
+    threshold: float | None,
+    aliases: Mapping[str, str],
+    following: str = FOLLOWING,
+    said: str = "",
 ) -> View:
-    """One version seen through a label config; `threshold` None takes the model card's. `said` is what a hosted model
-    calls itself (Catalogue.called), which Label Studio then knows it by. Raises LabelConfigError."""
+    """One version seen through a label config; `threshold` None takes the model card's. `following` is the setting of
+    that name; `said` is what a hosted model calls itself (Catalogue.called), which Label Studio then knows it by.
+    Raises LabelConfigError."""
     config = parse_config(config_xml)
     card = version.card
     label_map = build_label_map(
@@ -176,7 +190,8 @@ def build_view(
         )
     for note in label_map.notes:
         log.warning("label config", model=version.id, note=note)
-    mark = hashlib.sha256(f"{version.digest}/{label_map.fingerprint}".encode()).hexdigest()[:8]
+    films = f"/{following}" if any(tag.shows_films for tag in label_map.fields) else ""
+    mark = hashlib.sha256(f"{version.digest}/{label_map.fingerprint}{films}".encode()).hexdigest()[:8]
     return View(version, config, label_map, said or f"{version.id}.{mark}", config_xml)
 
 

@@ -205,6 +205,17 @@ job_pages = sa.Table(
     sa.Column("skipped", sa.Integer, nullable=False),  # tasks deleted, or predicted by others, meanwhile
 )
 
+film_parts = sa.Table(
+    "film_parts",
+    metadata,
+    sa.Column("job_id", sa.String(40), primary_key=True),
+    sa.Column("task_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("field", sa.String(200), primary_key=True),  # the key in the task's data
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # the last frame that was looked at
+    sa.Column("frames_count", sa.Integer, nullable=False),  # of the film
+    sa.Column("content", sa.LargeBinary, nullable=False),  # see serving/film_parts
+)
+
 job_failures = sa.Table(
     "job_failures",
     metadata,
