@@ -20,7 +20,7 @@ from labelloop.core.errors import DeadlineExceeded, LabelloopError, ModelFailed
 from labelloop.core.metrics import Metrics
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Region, Size
-from labelloop.engines.base import Engine
+from labelloop.engines.base import Closable, Engine
 from labelloop.serving.stage import Priority, Stage
 from labelloop.store.registry import ModelVersion
 
@@ -147,8 +147,9 @@ class Slots:
             for key, _ in gone:
                 del self._slots[key]
         for _, slot in gone:
-            _, stage = slot.loaded.result()
+            engine, stage = slot.loaded.result()
             stage.close()
+            _let_go(engine)
             self._metrics.models_ready.labels(slot.version.name, slot.version.number).set(0)
             log.info("model unloaded", model=slot.version.id)
 
@@ -157,7 +158,9 @@ class Slots:
         self._waiting.put(None)
         for slot in list(self._slots.values()):
             if slot.state == "ready":
-                slot.loaded.result()[1].close(timeout_s=CLOSE_S)
+                engine, stage = slot.loaded.result()
+                stage.close(timeout_s=CLOSE_S)
+                _let_go(engine)
 
     def _load_all(self) -> None:
         while (slot := self._waiting.get()) is not None:
@@ -212,6 +215,8 @@ class Slots:
 
 def warm(engine: Engine) -> None:
     """Run once on a grey picture (or a text), so that the first person does not pay for lazy initialisation."""
+    if engine.wants == "task":
+        return  # its code was read when it was loaded, and we have no task that it would understand
     if engine.wants == "text":
         engine.predict([engine.prepare("Some words.")])
         return
@@ -229,6 +234,11 @@ async def _loaded(slot: Slot, deadline: float) -> _Warm:
         if not slot.loaded.done():
             raise DeadlineExceeded(f"The model {slot.version.id} is still loading.", hint="Ask again in a while.")
     return slot.loaded.result()
+
+
+def _let_go(engine: Engine) -> None:
+    if isinstance(engine, Closable):
+        engine.close()
 
 
 def _key(version: ModelVersion) -> str:
