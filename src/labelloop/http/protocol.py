@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -16,7 +16,7 @@ from labelloop.core.metrics import Metrics
 from labelloop.core.regions import Prediction
 from labelloop.core.settings import Settings
 from labelloop.core.tasks import Event, Task
-from labelloop.http.edge import Answer, read_body, reply
+from labelloop.http.edge import Answer, read_body, reply, while_connected
 from labelloop.http.hosted import HostedCalls
 from labelloop.jobs.training import Training
 from labelloop.labelstudio import wire
@@ -115,16 +115,9 @@ class Protocol:
     async def predict(self, request: Request) -> Response:
         with self._predictor.admitted():  # before the body is read: a refusal must not wait for it
             content = await read_body(request, limit=MAX_BODY)
-            answering = asyncio.ensure_future(self._predict(wire.decode_predict(content), content))
-            leaving = asyncio.ensure_future(request.receive())  # after the body comes only the end of the connection
-            try:
-                await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-                if not answering.done():
-                    raise ClientDisconnect
-                return answering.result()
-            finally:
-                leaving.cancel()
-                answering.cancel()
+            body = wire.decode_predict(content)
+            with while_connected(request):
+                return await self._predict(body, content)
 
     async def _predict(self, body: wire.PredictRequest, content: bytes) -> Response:
         project_id = wire.project_id_of(body.project)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -151,6 +152,8 @@ class Predictor:
         self._limit = queue_limit
         self._in_flight = 0
         self._reports: set[asyncio.Task[None]] = set()
+        # as many as there are versions; the library's own look-up costs more
+        self._counters = cache(lambda *labels: (metrics.requests.labels(*labels), metrics.tasks.labels(*labels)))
         self._loading: Stage[_Job, tuple[Size, Any]] = Stage(
             self._load, name="media", workers=media_workers, reserved=round(media_workers * RESERVED)
         )
@@ -189,7 +192,7 @@ class Predictor:
         """
         deadline = time.monotonic() + deadline_s
         try:
-            async with self._slots.lease(view.version, deadline=deadline) as lease:
+            with await self._slots.lease(view.version, deadline=deadline) as lease:
                 request = _Request(view, lease, priority, deadline, asyncio.Semaphore(WINDOW), prompt, look, spool_of)
                 predictions = await in_order([self._predict_task(task, request) for task in tasks])
         except LabelloopError as error:  # no warm model: no task was tried
@@ -203,7 +206,7 @@ class Predictor:
         """`work(picture, engine)` of each task's pictures, in order, done in the threads that decode them; or why a
         task has none. Raises LabelloopError when the model cannot be had."""
         deadline = time.monotonic() + deadline_s
-        async with self._slots.lease(view.version, deadline=deadline) as lease:
+        with await self._slots.lease(view.version, deadline=deadline) as lease:
             request = _Request(view, lease, priority, deadline, asyncio.Semaphore(WINDOW))
             return await in_order([self._examine_task(task, work, request) for task in tasks])
 
@@ -262,7 +265,7 @@ class Predictor:
 
         async def build() -> None:
             try:
-                async with self._slots.lease(view.version, deadline=time.monotonic() + INTRODUCE_S) as lease:
+                with await self._slots.lease(view.version, deadline=time.monotonic() + INTRODUCE_S) as lease:
                     engine: Any = lease.engine
                     await asyncio.to_thread(engine.introduce, str(project_id), view.config_xml)
             except LabelloopError as error:
@@ -336,8 +339,9 @@ class Predictor:
     async def _report(self, tasks: Sequence[Task], predictions: Sequence[Prediction], view: View) -> None:
         """Count, and say why tasks failed: in the log, the metrics and the store."""
         labels = (view.version.name, str(view.version.number))
-        self._metrics.requests.labels(*labels).inc()
-        self._metrics.tasks.labels(*labels).inc(len(tasks))
+        requests, answered = self._counters(*labels)
+        requests.inc()
+        answered.inc(len(tasks))
         lost = [(task, p.error) for task, p in zip(tasks, predictions, strict=True) if p.error is not None]
         if not lost:
             return
