@@ -164,13 +164,15 @@ class Opener:
         return Client(job.label_studio, token)
 
     def _view(self, job: Job, label_config: str) -> View:
-        version = self._registry.catalogue().find(job.model)
+        catalogue = self._registry.catalogue()
+        version = catalogue.find(job.model)
         view = build_view(
             version,
             label_config,
             threshold=self._settings.score_threshold,
             aliases=self._aliases,
             following=self._settings.following,
+            said=catalogue.called(version, job.project_id),
         )
         if view.name != job.version:
             raise LabelConfigError(
@@ -187,7 +189,7 @@ class Opener:
 
     def _wants_pictures(self, view: View) -> bool:
         engine, _ = self._slots.ensure(view.version).loaded.result()
-        return engine.wants != "nothing"
+        return engine.wants in ("picture", "text")
 
     def _follow(self, job: Job, view: View, held: Held) -> Predict:
         """The serving path for films: it keeps what it detects, so that another worker goes on at the frame."""

@@ -45,6 +45,11 @@ def work_of(
         raise unassigned(found.id)
     aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
     view = build_view(
-        version, found.label_config, threshold=settings.score_threshold, aliases=aliases, following=settings.following
+        version,
+        found.label_config,
+        threshold=settings.score_threshold,
+        aliases=aliases,
+        following=settings.following,
+        said=catalogue.called(version, found.id),
     )
     return Work(client.base_url, found.id, version.id, view.name, options)

@@ -50,6 +50,8 @@ KINDS_OF_TASK: Mapping[str, tuple[Kind, ...]] = {
     "ocr": ("box", "polygon"),
     "classify": ("whole",),
     "pose": ("point", "box"),
+    "segment": ("polygon",),
+    "raw": (),  # it writes results itself
     "text": ("whole",),
     "ner": ("span",),
 }
@@ -248,6 +250,8 @@ def _labels_for(config: LabelConfig, kinds: Sequence[Kind]) -> Iterator[str]:
 
 
 def _expected(config: LabelConfig, kinds: Sequence[Kind]) -> list[Control]:
+    if not kinds:
+        return []
     tags = {tag for kind in kinds for tag in DRAWN_BY[kind]} | ({"Labels"} if kinds != ("whole",) else set())
     return [control for control in config.controls if control.tag in tags]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -52,6 +52,7 @@ class SetupRequest(msgspec.Struct):
     schema: str | None = None
     hostname: str | None = None
     access_token: str | None = None
+    extra_params: Any = None
 
 
 _predict_decoder = msgspec.json.Decoder(PredictRequest)
@@ -151,6 +152,15 @@ def tasks_of(request: PredictRequest) -> list[Task]:
     ]
 
 
+def with_whole(tasks: Sequence[Task], body: bytes) -> list[Task]:
+    """The tasks of a `/predict` body that was decoded, each with all that it brings."""
+    rows = decode_object(body)["tasks"]
+    return [
+        msgspec.structs.replace(task, whole=row) if isinstance(row, dict) else task
+        for task, row in zip(tasks, rows, strict=True)
+    ]
+
+
 def media_refs(task: Task, objects: tuple[ObjectTag, ...]) -> list[MediaRef]:
     """One reference to each picture or text that `objects` show of this task, in their order: several may show the same
     field. A field that is absent gives a reference with an empty URI, so that its absence is an error of this task and
@@ -182,6 +192,7 @@ def prompt_of(request: PredictRequest, config: LabelConfig) -> Prompt | None:
     return Prompt(
         include=tuple(decode_regions([item for item in result if item.get("is_positive") is not False], config)),
         exclude=tuple(decode_regions([item for item in result if item.get("is_positive") is False], config)),
+        context=context,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -25,7 +26,7 @@ from labelloop.core.metrics import Metrics
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import ItemError, MediaKey, Prediction, Raw, Region, Size
 from labelloop.core.tasks import MediaRef, Prompt, Task, TextRef
-from labelloop.engines.base import Engine
+from labelloop.engines.base import Engine, Question
 from labelloop.labelstudio.config import ObjectTag
 from labelloop.labelstudio.video import frame_rate_of, video_results
 from labelloop.labelstudio.wire import media_refs
@@ -57,6 +58,9 @@ REPORT_S = 0.5
 """How long an answer waits for its failures to be written down; the writing goes on without it."""
 
 CLOSE_S = 2.0
+
+INTRODUCE_S = 600.0
+"""For a model that loads while a project asks for it; nobody waits that long."""
 
 TRY_LATER = (DeadlineExceeded, ShuttingDown, FilmTooLong)
 """The item was never tried, so asking again may help; or it is a job's."""
@@ -148,6 +152,8 @@ class Predictor:
         self._limit = queue_limit
         self._in_flight = 0
         self._reports: set[asyncio.Task[None]] = set()
+        # as many as there are versions; the library's own look-up costs more
+        self._counters = cache(lambda *labels: (metrics.requests.labels(*labels), metrics.tasks.labels(*labels)))
         self._loading: Stage[_Job, tuple[Size, Any]] = Stage(
             self._load, name="media", workers=media_workers, reserved=round(media_workers * RESERVED)
         )
@@ -186,7 +192,7 @@ class Predictor:
         """
         deadline = time.monotonic() + deadline_s
         try:
-            async with self._slots.lease(view.version, deadline=deadline) as lease:
+            with await self._slots.lease(view.version, deadline=deadline) as lease:
                 request = _Request(view, lease, priority, deadline, asyncio.Semaphore(WINDOW), prompt, look, spool_of)
                 predictions = await in_order([self._predict_task(task, request) for task in tasks])
         except LabelloopError as error:  # no warm model: no task was tried
@@ -200,7 +206,7 @@ class Predictor:
         """`work(picture, engine)` of each task's pictures, in order, done in the threads that decode them; or why a
         task has none. Raises LabelloopError when the model cannot be had."""
         deadline = time.monotonic() + deadline_s
-        async with self._slots.lease(view.version, deadline=deadline) as lease:
+        with await self._slots.lease(view.version, deadline=deadline) as lease:
             request = _Request(view, lease, priority, deadline, asyncio.Semaphore(WINDOW))
             return await in_order([self._examine_task(task, work, request) for task in tasks])
 
@@ -222,6 +228,8 @@ class Predictor:
 
     async def _predict_task(self, task: Task, request: _Request) -> Prediction:
         view = request.view
+        if request.lease.engine.wants == "task":
+            return await self._ask_about(task, request)
         if request.lease.engine.wants == "nothing":
             pictures = [self._infer(None, MediaKey(""), NO_SIZE, request)]
         else:
@@ -237,6 +245,36 @@ class Predictor:
             ]
         found = await in_order([self._try(picture, request) for picture in pictures])
         return _combine(found, view.name, self._score)
+
+    async def _ask_about(self, task: Task, request: _Request) -> Prediction:
+        """The whole task -> a model that writes results itself."""
+        view, context = request.view, request.prompt.context if request.prompt else None
+        question = Question(_whole(task), _project_text(task), view.config_xml, context)
+        asking: Coroutine[Any, Any, Any] = request.lease.predict(
+            question, priority=request.priority, deadline=request.deadline, finish=_as_it_is
+        )
+        said = await self._try(asking, request)
+        if isinstance(said, LabelloopError):
+            return failed(said, view.name, retry=isinstance(said, TRY_LATER))
+        score = said.score if said.score is not None else self._score(said.regions, 0.0)
+        return Prediction(regions=said.regions, model=said.version or view.name, score=score)
+
+    async def introduce(self, view: View, project_id: int, *, wait_s: float) -> None:
+        """Let a model that is built for each project be built for this one, and wait a moment for that: what it calls
+        itself is not known before. Raises nothing: the first task will say what is wrong."""
+
+        async def build() -> None:
+            try:
+                with await self._slots.lease(view.version, deadline=time.monotonic() + INTRODUCE_S) as lease:
+                    engine: Any = lease.engine
+                    await asyncio.to_thread(engine.introduce, str(project_id), view.config_xml)
+            except LabelloopError as error:
+                log.warning("a model is not ready for a project", project=project_id, reason=str(error))
+
+        building = asyncio.create_task(build())
+        self._reports.add(building)
+        building.add_done_callback(self._reports.discard)
+        await asyncio.wait([building], timeout=wait_s)
 
     async def _predict_picture(self, ref: MediaRef, request: _Request) -> _Found:
         """fetch -> decode -> submit."""
@@ -313,8 +351,9 @@ class Predictor:
     async def _report(self, tasks: Sequence[Task], predictions: Sequence[Prediction], view: View) -> None:
         """Count, and say why tasks failed: in the log, the metrics and the store."""
         labels = (view.version.name, str(view.version.number))
-        self._metrics.requests.labels(*labels).inc()
-        self._metrics.tasks.labels(*labels).inc(len(tasks))
+        requests, answered = self._counters(*labels)
+        requests.inc()
+        answered.inc(len(tasks))
         lost = [(task, p.error) for task, p in zip(tasks, predictions, strict=True) if p.error is not None]
         if not lost:
             return
@@ -342,6 +381,18 @@ async def in_order(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 def failed(error: LabelloopError, model: str, *, retry: bool) -> Prediction:
     """The Prediction of a task that has no answer. `retry`: it was never tried, so asking again may help."""
     return Prediction(model=model, error=_item_error(error, retry=retry))
+
+
+def _as_it_is(said: Any) -> Any:
+    return said
+
+
+def _project_text(task: Task) -> str:
+    return "" if task.project_id is None else str(task.project_id)
+
+
+def _whole(task: Task) -> Mapping[str, Any]:
+    return task.whole if task.whole is not None else {"id": task.id, "data": task.data, "project": task.project_id}
 
 
 def _kept(regions: tuple[Region, ...], key: MediaKey, size: Size, request: _Request) -> _Found:
