@@ -216,6 +216,16 @@ def test_check_says_what_a_backend_is(stand: Stand) -> None:
     assert "MeanBox, generation 1.0" in said.stdout
 
 
+def test_init_makes_a_backend_that_starts(stand: Stand, tmp_path: Path) -> None:
+    said = stand.run("init", "mine", "--root-dir", str(tmp_path))
+    assert said.returncode == 0, said.stderr
+    assert "already" in stand.run("init", "mine", "--root-dir", str(tmp_path)).stderr
+    assert "NewModel" in stand.run("start", str(tmp_path / "mine"), "--check").stdout
+    script = f"{BACKENDS / 'box_detector' / 'detector.py'}:MeanBox"
+    assert stand.run("create", "mine", "--root-dir", str(tmp_path), "--force", "--script", script).returncode == 0
+    assert "MeanBox" in stand.run("start", str(tmp_path / "mine"), "--check").stdout
+
+
 # --- two at a time --------------------------------------------------------------------------------------
 
 VERSIONED = """

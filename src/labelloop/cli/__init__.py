@@ -11,6 +11,7 @@ from labelloop.cli.dataset import app as dataset_app
 from labelloop.cli.demo import demo
 from labelloop.cli.doctor import doctor
 from labelloop.cli.hosting import WithCommand
+from labelloop.cli.init import init
 from labelloop.cli.jobs import app as jobs_app
 from labelloop.cli.loop import loop, train
 from labelloop.cli.models import app as models_app
@@ -55,6 +56,8 @@ def _root(
 
 app.command()(serve)
 app.command(cls=WithCommand)(start)
+app.command()(init)
+app.command("create", hidden=True)(init)
 app.command()(connect)
 app.command()(doctor)
 app.command()(demo)

@@ -74,7 +74,7 @@ def is_code(source: str) -> bool:
 def engine_for(path: Path) -> str:
     """The engine that code is written for: the official SDK's names are in it, or it is a class of its own."""
     written_for_sdk = path.is_dir() or "label_studio_ml" in path.read_text(encoding="utf-8", errors="replace")
-    return "sdk" if written_for_sdk else "python"
+    return "sdk" if written_for_sdk else "own"
 
 
 def hosted_card(

@@ -43,7 +43,7 @@ def add(
     if source is not None and is_code(source) and not is_model_folder(Path(source)):
         hosted = hosted_card(source, engine=engine, name=name, options=options, python=python, model_dir=None)
         version = add_model(open_registry(settings), None, hosted, settings)
-        typer.echo(f"{version.id}: {version.card.engine}, {version.card.host.source if version.card.host else ''}")
+        typer.echo(f"{version.id}: {version.card.engine}, {version.card.task}, {len(version.card.labels)} classes")
         return
     file = Path(source) if source is not None else None
     beside = card or (file.with_suffix(".yaml") if file else Path())

@@ -50,6 +50,7 @@ KINDS_OF_TASK: Mapping[str, tuple[Kind, ...]] = {
     "ocr": ("box", "polygon"),
     "classify": ("whole",),
     "pose": ("point", "box"),
+    "segment": ("polygon",),
     "raw": (),  # it writes results itself
     "text": ("whole",),
     "ner": ("span",),
