@@ -11,7 +11,6 @@ entities. Nothing is ever downloaded, and code that comes with a model is not ru
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -111,8 +110,9 @@ class TransformersEngine:
 
 def _load(folder: Path, kind: str, device: str, card: ModelCard) -> Any:
     """A function of an item, the lowest score and the most answers; what it gives depends on `kind`."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True  # what the variable of this name does, which others read once, as they are imported
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
