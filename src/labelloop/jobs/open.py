@@ -128,7 +128,7 @@ class Opener:
                 client=client,
                 pages=self._pages(job, held),
                 view=view,
-                predict=self.predict(view, held.stopping),
+                predict=self.predict(view, held.check),
                 patience=patience,
                 expect=lambda total: self._jobs.expect(job.id, total),
                 tell=held.tell,
@@ -176,8 +176,8 @@ class Opener:
         engine, _ = self._slots.ensure(view.version).loaded.result()
         return engine.wants != "nothing"
 
-    def predict(self, view: View, stopping: Callable[[], None]) -> Predict:
-        """The serving path at bulk priority, for one version. `stopping` raises when this process ends."""
+    def predict(self, view: View, check: Callable[[], None]) -> Predict:
+        """The serving path at bulk priority, for one version. What `check` raises ends a page at once."""
 
         async def page(tasks: Sequence[Task]) -> list[Prediction]:
             while True:
@@ -188,7 +188,7 @@ class Opener:
 
         def predict(tasks: Sequence[Task]) -> list[Prediction]:
             begun = time.monotonic()
-            found = self._loop.run(page(tasks), check=stopping)
+            found = self._loop.run(page(tasks), check=check)
             if any(one.error and one.error.code == ShuttingDown.code for one in found):
                 raise Interrupted  # this process ends, which is no failure of a task
             if all(one.error and one.error.code == ModelFailed.code and one.error.retry for one in found):
