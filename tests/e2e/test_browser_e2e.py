@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import Page
@@ -113,3 +115,35 @@ def test_what_a_person_submits_is_the_prediction(page: Page, demo: Demo, client:
     said = decode_regions(annotation["result"], parse_config(demo.scenario.label_config))
     assert tuple(region.text for region in said) == lines
     assert annotation["parent_prediction"] == prediction["id"]
+
+
+def test_start_training_in_the_settings_begins_a_run_that_says_what_came_of_it(page: Page, demo: Demo) -> None:
+    page.goto(f"{demo.label_studio.url}/projects/{demo.project.id}/settings/ml")
+    page.wait_for_selector(".lsf-backend-card")
+    page.click('[aria-label="Machine learning model options"]')
+    page.click('.lsf-main-menu__item:has-text("Start Training")')
+    with page.expect_response(lambda answer: answer.url.rstrip("/").endswith("/train")) as sent:
+        page.locator('button:has-text("Start Training")').last.click()
+    assert sent.value.ok
+
+    with httpx.Client(base_url=demo.backend_url, trust_env=False, timeout=30) as api:
+        run = wait_for(lambda: next(iter(api.get(f"/api/projects/{demo.project.id}/runs").json()["runs"]), None))
+        assert run["reason"] == "somebody pressed Start Training"
+        ended = wait_for(lambda: ended_run(api, demo.project.id))
+        state = api.get(f"/api/projects/{demo.project.id}/loop").json()
+    assert (ended["job_id"], ended["outcome"]) == (run["job_id"], "declined")
+    assert ended["verdict"], "a person can read why"
+    assert state["enabled"] is False, "one training was asked for, not a loop"
+
+
+def ended_run(api: httpx.Client, project: int) -> dict[str, Any] | None:
+    run: dict[str, Any] = api.get(f"/api/projects/{project}/runs").json()["runs"][0]
+    return run if run["ended_at"] else None
+
+
+def wait_for(look: Callable[[], Any], *, seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while (found := look()) is None:
+        assert time.monotonic() < end, f"not within {seconds:g} s"
+        time.sleep(0.2)
+    return found

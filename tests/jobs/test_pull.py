@@ -135,7 +135,7 @@ def test_a_relation_is_no_region(studio: FakeLabelStudio, client: Client, projec
     assert (len(manifest.items[0].drawn), manifest.dropped) == (2, ())
 
 
-def test_a_project_without_boxes_says_so(studio: FakeLabelStudio, client: Client) -> None:
-    config = '<View><Image name="i" value="$image"/><Choices name="c" toName="i"><Choice value="day"/></Choices></View>'
+def test_a_project_that_teaches_nothing_says_so(studio: FakeLabelStudio, client: Client) -> None:
+    config = '<View><Image name="i" value="$image"/><TextArea name="c" toName="i"/></View>'
     with pytest.raises(LabelConfigError, match="no labels for boxes"):
         pull(client, client.project(studio.add_project("choices", config)), Options())

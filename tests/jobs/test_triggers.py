@@ -148,6 +148,12 @@ class TestStartTraining:
         look(training)
         assert self.press(store, training) == "running"
         assert look(training) == 0
+        run = training.unfinished(PROJECT)
+        assert run is not None
+        training.jobs.end(run.id, "failed", owner=None)
+        assert look(training) == 0, "who was told that it is running did not ask for another"
+        assert self.press(store, training) == "accepted"
+        assert look(training) == 1
 
     def test_is_declined_where_nothing_is_connected(self, store: Store) -> None:
         bare = Training.over(store.engine, store.registry, store.jobs)

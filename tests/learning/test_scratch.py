@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from labelloop.learning.trainers.scratch.pictures import (  # noqa: E402
 from labelloop.learning.trainers.scratch.targets import giou, loss_of, targets  # noqa: E402
 from labelloop.learning.trainers.scratch.training import has_bfloat16, normalised  # noqa: E402
 from reference.coco_map import Detection, box_map  # noqa: E402
+from reference.own_children import own_children  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -380,10 +380,12 @@ def test_a_run_killed_in_the_middle_goes_on_from_its_last_checkpoint(data: Path,
     """A real SIGKILL of the real child process, which writes a checkpoint at every step."""
     asked = request(data, tmp_path / "out", options={"max_steps": 8, "checkpoint_s": 0.0})
 
+    before = own_children()
+
     def kill_at_three(progress: Progress) -> None:
         if progress.step >= 3:
-            (child,) = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-            os.kill(int(child), signal.SIGKILL)
+            (child,) = own_children() - before
+            os.kill(child, signal.SIGKILL)
 
     with pytest.raises(TrainerFailed, match="SIGKILL"):
         process.run("scratch", asked, on_event=kill_at_three)

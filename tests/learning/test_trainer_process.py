@@ -22,6 +22,7 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.errors import LabelloopError
 from labelloop.learning.trainers import base, process
 from labelloop.learning.trainers.base import Progress, Stopped, TrainerFailed, TrainerRefused, TrainRequest
+from reference.own_children import own_children
 
 
 @pytest.fixture(autouse=True)
@@ -214,13 +215,14 @@ def test_each_end_says_what_happened(
 
 
 def test_a_sigterm_from_somebody_else_is_told_apart_from_our_stop(tmp_path: Path) -> None:
+    before = own_children()
+
+    def terminate(_event: Progress) -> None:
+        (child,) = own_children() - before
+        os.kill(child, signal.SIGTERM)
+
     with pytest.raises(TrainerFailed, match="somebody else stopped it"):
-        process.run("obedient", request(tmp_path, do="wait"), on_event=_terminate_children)
-
-
-def _terminate_children(event: Progress) -> None:
-    (child,) = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-    os.kill(int(child), signal.SIGTERM)
+        process.run("obedient", request(tmp_path, do="wait"), on_event=terminate)
 
 
 def test_over_time_is_stopped(tmp_path: Path) -> None:

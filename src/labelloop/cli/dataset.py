@@ -131,7 +131,7 @@ def described(manifest: Manifest) -> Iterator[str]:
 
 
 def _counts(side: str, items: tuple[Item, ...], manifest: Manifest) -> str:
-    boxes = Counter(one.label for item in items for one in item.drawn)
-    empty = sum(not item.drawn for item in items)
-    labels = ", ".join(f"{label} {boxes[label]:,}" for label in manifest.labels)
-    return f"{side:5} {len(items):,} pictures ({empty:,} empty), {boxes.total():,} boxes: {labels}"
+    given = Counter(label for item in items for label in (*item.said, *(one.label for one in item.drawn)))
+    empty = sum(not item.drawn and not item.said for item in items)
+    labels = ", ".join(f"{label} {given[label]:,}" for label in manifest.labels)
+    return f"{side:5} {len(items):,} {manifest.reads} ({empty:,} empty), {given.total():,} {manifest.learns}: {labels}"

@@ -328,6 +328,11 @@ class Settings(BaseModel):
         validation_alias=_names("promote_metric"),
         description="What better means: average precision at IoU 0.5, or the mean over 0.5 to 0.95.",
     )
+    promote_choice_metric: Literal["accuracy", "macro-F1"] = Field(
+        "macro-F1",
+        validation_alias=_names("promote_choice_metric"),
+        description="The same for choices about pictures or texts: the share that is right, or the mean F1 of labels.",
+    )
     promote_margin: float = Field(
         0.005,
         ge=0,

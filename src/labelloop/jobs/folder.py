@@ -4,6 +4,8 @@ DIR/images/1234.jpg   upright whatever reads them
 DIR/train.json        COCO detection data; categories are the project's labels, ids 1..n in the config's order
 DIR/val.json          the same for what is held out
 DIR/manifest.json     what is in it, and why the rest is not
+
+Where choices are learned there is `train.jsonl` and `val.jsonl` instead: {"task_id", "file_name" or "text", "labels"}.
 """
 
 from __future__ import annotations
@@ -23,11 +25,24 @@ import msgspec
 
 from labelloop.core.errors import MediaError
 from labelloop.core.regions import Size
-from labelloop.core.tasks import MediaRef
+from labelloop.core.tasks import MediaRef, TextRef
 from labelloop.formats import coco, yolo
 from labelloop.formats.coco import DatasetError
 from labelloop.formats.yolo import link_or_copy
-from labelloop.learning.manifest import SIDES, Item, LeftOut, Manifest, as_coco, decode, encode, scaled, without_twins
+from labelloop.learning.manifest import (
+    SIDES,
+    Item,
+    LeftOut,
+    Manifest,
+    Reads,
+    as_coco,
+    as_rows,
+    decode,
+    encode,
+    scaled,
+    without_twins,
+)
+from labelloop.media.text import decode_text, plain_text
 from labelloop.media.upright import upright
 
 Fetch = Callable[[MediaRef], bytes]
@@ -88,18 +103,25 @@ def write_folder(
     set.
     """
     with _appearing(target) as part:
-        pictures = _Pictures(part / "images", fetch, max_pixels, _kept(earlier))
+        pictures = _Pictures(part / "images", fetch, max_pixels, _kept(earlier), manifest.reads)
         pictures.folder.mkdir()
         complete = without_twins(_with_pictures(manifest, pictures, workers, progress or (lambda *_: None)))
         pictures.remove_all_but({item.file_name for item in complete.items})
         for side in SIDES:
-            coco.write(part / f"{side}.json", as_coco(complete, side))
+            if complete.learns == "boxes":
+                coco.write(part / f"{side}.json", as_coco(complete, side))
+            else:
+                rows = [msgspec.json.encode(row) + b"\n" for row in as_rows(complete, side)]
+                (part / f"{side}.jsonl").write_bytes(b"".join(rows))
         (part / MANIFEST).write_bytes(encode(complete))
     return Folder(target, complete)
 
 
 def write_yolo(folder: Folder, target: Path) -> None:
-    """The same data set as a YOLO folder, new or empty, with its manifest; pictures are links into the same files."""
+    """The same data set as a YOLO folder, new or empty, with its manifest; pictures are links into the same files.
+    Raises DatasetError for one without boxes."""
+    if folder.manifest.learns != "boxes":
+        raise DatasetError("The project has choices and no boxes, which YOLO has no place for.", hint="Leave --format.")
     with _appearing(target) as part:
         yolo.write(part, {side: folder.side(side) for side in SIDES}, images=folder.path / "images")
         (part / MANIFEST).write_bytes(encode(folder.manifest))
@@ -133,7 +155,7 @@ def _with_pictures(manifest: Manifest, pictures: _Pictures, workers: int, progre
         progress(len(done) + len(lost), len(jobs))
     if 2 * len(lost) > len(jobs):
         raise DatasetError(
-            f"{len(lost)} of {len(jobs)} pictures cannot be had, the first because: {lost[0].detail}",
+            f"{len(lost)} of {len(jobs)} {manifest.reads} cannot be had, the first because: {lost[0].detail}",
             hint="Is everything up that they are fetched from? See: labelloop doctor PROJECT",
         )
     left_out = tuple(sorted([*manifest.left_out, *lost]))
@@ -150,17 +172,20 @@ def _named(items: Iterable[Item]) -> Iterator[tuple[Item, str]]:
 
 
 class _Pictures(NamedTuple):
-    """Where pictures go, and where they come from."""
+    """Where pictures go, and where they (and texts) come from."""
 
     folder: Path
     fetch: Fetch
     max_pixels: int
     kept: Mapping[str, _Kept]
+    reads: Reads = "pictures"
 
     def write(self, job: _Job) -> Item | LeftOut:
         """The item with what is known once its picture is written; its boxes are moved to the true size of the picture
         where the annotation names another."""
         item, project_id, name = job
+        if self.reads == "texts":
+            return self._read(item, project_id)
         try:
             data = self.fetch(MediaRef(item.uri, item.media, item.task_id, project_id))
             digest = hashlib.sha256(data).hexdigest()
@@ -171,6 +196,17 @@ class _Pictures(NamedTuple):
         if item.size is not None and item.size != size:
             drawn = scaled(drawn, x=size.width / item.size.width, y=size.height / item.size.height)
         return msgspec.structs.replace(item, size=size, drawn=drawn, sha256=digest, file_name=path.name)
+
+    def _read(self, item: Item, project_id: int) -> Item | LeftOut:
+        """The item with its text, which is fetched where the task has only its address."""
+        text = item.text
+        if text is None:
+            try:
+                text = decode_text(self.fetch(TextRef(item.uri, item.media, item.task_id, project_id, by_url=True)))
+            except MediaError as error:
+                return LeftOut(item.task_id, error.code, str(error))
+            text = plain_text(text) if item.markup else text
+        return msgspec.structs.replace(item, text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
 
     def _stored(self, data: bytes, digest: str, name: str) -> tuple[Path, Size]:
         known = self.kept.get(digest)

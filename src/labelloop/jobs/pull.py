@@ -30,7 +30,7 @@ ONLY_SKIPPED = (item("total_annotations", "equal", "Number", 0), item("cancelled
 def pull(client: Client, project: Project, options: Options, *, ask: Ask | None = None) -> Manifest:
     """The data set of a project as it is now; its pictures are not fetched (`jobs/folder`).
 
-    Raises LabelConfigError for a project that has nothing a detector could learn, and LabelStudioErrors.
+    Raises LabelConfigError for a project that has nothing a model could learn, and LabelStudioErrors.
     """
     config = parse_config(project.label_config)
     words = vocabulary(config)
@@ -48,8 +48,18 @@ def annotated(
             yield Annotated(
                 task_id=row["id"],
                 refs=tuple(media_refs(task, words.fields)),
-                annotations=tuple(decode_annotation(one, config, task_id=row["id"]) for one in _said(client, row)),
+                annotations=tuple(
+                    decode_annotation(_about(one, words), config, task_id=row["id"]) for one in _said(client, row)
+                ),
             )
+
+
+def _about(row: Mapping[str, Any], words: Vocabulary) -> Mapping[str, Any]:
+    """An annotation with nothing but what is learned: another <Choices> may offer the same words."""
+    if not words.control:
+        return row
+    kept = [one for one in row.get("result") or () if isinstance(one, dict) and one.get("from_name") == words.control]
+    return {**row, "result": kept}
 
 
 def _said(client: Client, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -33,9 +33,10 @@ from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import parse_filters
 from labelloop.labelstudio.labelmap import read_labels_file
 from labelloop.labelstudio.records import Project
-from labelloop.learning.evaluate import Evaluation, evaluate, held_out
+from labelloop.learning.evaluate import evaluate, held_out
+from labelloop.learning.evaluate_choices import evaluate_choices
 from labelloop.learning.manifest import Manifest, options_of
-from labelloop.learning.promote import Gate, gate_of, judge
+from labelloop.learning.promote import Gate, Measured, gate_of, judge
 from labelloop.learning.trainers.base import (
     Progress,
     Stopped,
@@ -60,8 +61,12 @@ from labelloop.store.runs import Outcome, Point, Run, Stage, thinned
 LOOK_S = 0.5
 """How long one step waits for the trainer or for the job that refreshes predictions, before it says how far it is."""
 
-FROM_BASE = ("head", "full")
-FROM_NOTHING = ("scratch",)
+TRAINERS: Mapping[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
+    ("boxes", "pictures"): (("head", "full"), ("scratch",)),
+    ("choices", "texts"): (("text",), ("text",)),
+}
+"""By what is learned, and from what: the trainers that go on from a model, and those that begin from nothing, each in
+the order in which they are tried."""
 OUTCOMES: Mapping[str, Outcome] = {"promote": "promoted", "keep": "refused", "ask": "waits"}
 
 Reorder = Callable[[Client, int, View], None]
@@ -132,8 +137,11 @@ class Retrain:
         if self._run.options.annotators is not None:
             asked = msgspec.structs.replace(asked, annotators=self._run.options.annotators)
         manifest = pull(self._parts.client, self._project(), asked, ask=self._parts.patience)
-        if not any(item.drawn for item in manifest.on("train")):
-            return self._decline("There is nothing to learn from: nobody has drawn a box on a picture to train on.")
+        if not any(item.drawn or item.said for item in manifest.on("train")):
+            done = "made a choice about" if manifest.learns == "choices" else "drawn a box on"
+            return self._decline(
+                f"There is nothing to learn from: nobody has {done} a {manifest.reads[:-1]} to train on."
+            )
         shutil.rmtree(self._data, ignore_errors=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         limit = self._parts.settings.media_max_pixels
@@ -203,11 +211,17 @@ class Retrain:
     def _choose(self) -> tuple[str, TrainRequest]:
         """The trainer that the options name, else the first that can do it. Raises TrainerRefused with all reasons."""
         wanted = self._run.options.trainer
-        base = self._base()
-        names = (wanted,) if wanted != "auto" else (*(FROM_BASE if base else ()), *FROM_NOTHING)
-        starts = [(name, base) for name in names]
+        base, manifest = self._base(), read_folder(self._data).manifest
+        from_base, from_nothing = TRAINERS[manifest.learns, manifest.reads]
+        if wanted in _trainers() - {*from_base, *from_nothing}:
+            raise TrainerRefused(
+                f"The trainer {wanted} does not learn {manifest.learns} of {manifest.reads}.",
+                hint=f"For this project: {', '.join(dict.fromkeys((*from_base, *from_nothing)))}.",
+            )
+        names = (wanted,) if wanted != "auto" else (*(from_base if base else ()), *from_nothing)
+        starts = [(name, base) for name in dict.fromkeys(names)]
         if base is not None:
-            starts += [(name, None) for name in names if name in FROM_NOTHING]
+            starts += [(name, None) for name in names if name in from_nothing]
         reasons = []
         for name, start in starts:
             request = self._request(start)
@@ -244,7 +258,8 @@ class Retrain:
         """The candidate in the registry. It serves nobody there: only a pointer at its very number would."""
         training, run = self._parts.training, self._run
         base = self._base()
-        name = base.name if base else f"project-{self._job.project_id}"
+        same = base is not None and base.card.engine == trained.card.engine  # a name stands for one kind of model
+        name = base.name if base and same else f"project-{self._job.project_id}"
         card: ModelCard = msgspec.structs.replace(trained.card, name=name)
         version = add_model(training.registry, trained.model, card, self._parts.settings, trained=True)
         training.lineages.record(self._lineage(version, seconds=run.curve[-1].seconds if run.curve else 0.0))
@@ -307,9 +322,12 @@ class Retrain:
         changes = {name: value for name, value in told.items() if value is not None}
         return msgspec.structs.replace(gate_of(self._parts.settings), **changes)
 
-    def _measure(self, version: ModelVersion) -> Evaluation:
+    def _measure(self, version: ModelVersion) -> Measured:
         self._parts.warm(version)
-        return evaluate(held_out(self._data), self._view(version), self._ask)
+        manifest, view = read_folder(self._data).manifest, self._view(version)
+        if manifest.learns == "choices":
+            return evaluate_choices(manifest, self._data, view, self._ask)
+        return evaluate(held_out(self._data), view, self._ask)
 
     def _ask(self, tasks: Sequence[Task], view: View) -> Sequence[Prediction]:
         self._held.check()
@@ -417,9 +435,11 @@ class Retrain:
         log = self._folder / "out" / "log.txt"
         if log.is_file():
             shutil.move(log, self._folder / "log.txt")
-        for part in ("data", "out"):
-            shutil.rmtree(self._folder / part, ignore_errors=True)
-        (self._folder / "trained.json").unlink(missing_ok=True)
+        for part in self._folder.iterdir() if self._folder.is_dir() else ():  # halves that a kill left included
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            elif part.name != log.name:
+                part.unlink(missing_ok=True)
 
 
 def runs_folder(settings: Settings) -> Path:
@@ -445,12 +465,23 @@ def sweep(settings: Settings, training: Training, *, kept_s: float = 86_400.0) -
 
 def counts_of(manifest: Manifest) -> dict[str, Any]:
     """What a data set holds, in numbers."""
-    boxes: dict[str, int] = dict.fromkeys(manifest.labels, 0)
+    by_label: dict[str, int] = dict.fromkeys(manifest.labels, 0)
     for item in manifest.items:
-        for drawn in item.drawn:
-            boxes[drawn.label] += 1
+        for label in (*item.said, *(drawn.label for drawn in item.drawn)):
+            by_label[label] += 1
     sides = {side: len(manifest.on(side)) for side in ("train", "val")}
-    return {**sides, "boxes": sum(boxes.values()), "by_label": boxes, "left_out": len(manifest.left_out)}
+    counts = {
+        **sides,
+        manifest.learns: sum(by_label.values()),
+        "by_label": by_label,
+        "left_out": len(manifest.left_out),
+    }
+    return counts if manifest.reads == "pictures" else {**counts, "reads": manifest.reads}
+
+
+def _trainers() -> set[str]:
+    """Those that know what they learn; others, of plug-ins, may learn anything."""
+    return {name for names in TRAINERS.values() for some in names for name in some}
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -175,14 +175,18 @@ def summary(run: Run) -> list[str]:
     lines = []
     counts = run.counts
     if counts:
-        shown = [f"{counts.get('train', 0)} pictures to train on", f"{counts.get('val', 0)} held out"]
-        lines.append(", ".join([*shown, f"{counts.get('boxes', 0)} boxes"]))
+        shown = [f"{counts.get('train', 0)} {counts.get('reads', 'pictures')} to train on"]
+        shown += [f"{counts.get('val', 0)} held out"]
+        answers = f"{counts['choices']} choices" if "choices" in counts else f"{counts.get('boxes', 0)} boxes"
+        lines.append(", ".join([*shown, answers]))
     if run.trainer:
         made = f": {run.candidate}" if run.candidate else ""
         lines.append(f"trained by {run.trainer} from {run.base or 'nothing'}{made}")
     for name, figures in run.metrics.items():
         if isinstance(figures, Mapping) and "ap50" in figures:
             lines.append(f"{name}: AP50 {figures['ap50']:.3f}, AP {figures['ap']:.3f}")
+        elif isinstance(figures, Mapping) and figures.get("accuracy") is not None:
+            lines.append(f"{name}: accuracy {figures['accuracy']:.3f}, macro-F1 {figures['macro_f1']:.3f}")
     if run.verdict:
         lines.append(run.verdict)
     return lines

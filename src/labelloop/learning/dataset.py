@@ -10,7 +10,7 @@ import msgspec
 
 from labelloop.core.outlines import outline_area, outline_of
 from labelloop.core.regions import Box, MediaKey, Polygon, Region, Size, Whole
-from labelloop.core.tasks import Annotation, MediaRef
+from labelloop.core.tasks import Annotation, MediaRef, TextRef
 from labelloop.labelstudio.clip import clip
 from labelloop.labelstudio.vocabulary import Vocabulary
 from labelloop.learning.consensus import consensus
@@ -26,6 +26,7 @@ from labelloop.learning.manifest import (
     rounded,
     side_of,
 )
+from labelloop.media.text import plain_text
 
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
@@ -34,7 +35,7 @@ Why = tuple[str, str]
 
 
 class Annotated(msgspec.Struct, frozen=True):
-    """A task that people worked on: its pictures as the label config shows them, and all its annotations."""
+    """A task that people worked on: its pictures or texts as the label config shows them, and all its annotations."""
 
     task_id: int
     refs: tuple[MediaRef, ...]
@@ -42,7 +43,7 @@ class Annotated(msgspec.Struct, frozen=True):
 
 
 def freeze(tasks: Iterable[Annotated], *, project_id: int, vocabulary: Vocabulary, options: Options) -> Manifest:
-    """The data set of a project. Reads `tasks` once, in any order.
+    """The data set of a project: what `vocabulary` says can be learned there. Reads `tasks` once, in any order.
 
     Pictures on which nothing was drawn stay, as negatives. Left out are tasks that were only skipped, and those without
     a picture; dropped, with a count, are regions that no box can be made of, and those whose label the config does not
@@ -51,6 +52,8 @@ def freeze(tasks: Iterable[Annotated], *, project_id: int, vocabulary: Vocabular
     items: list[Item] = []
     left_out: list[LeftOut] = []
     dropped: Counter[Why] = Counter()
+    of_task = _chosen_items if vocabulary.learns == "choices" else _items
+    thing = _thing(vocabulary)
     for task in tasks:
         annotations = chosen(task.annotations, how=options.annotators)
         if not task.annotations:
@@ -58,9 +61,12 @@ def freeze(tasks: Iterable[Annotated], *, project_id: int, vocabulary: Vocabular
         elif not annotations:
             left_out.append(LeftOut(task.task_id, "skipped", "everybody passed it on"))
         elif not all(ref.uri for ref in task.refs) or not task.refs:
-            left_out.append(LeftOut(task.task_id, "no-picture", "the task lacks a picture that the label config shows"))
+            why = f"the task lacks a {thing} that the label config shows"
+            left_out.append(LeftOut(task.task_id, f"no-{thing}", why))
         else:
-            items += _items(task, annotations, vocabulary, options, dropped)
+            found = list(of_task(task, annotations, vocabulary, options, dropped))
+            left_out += [] if found else [LeftOut(task.task_id, "no-choice", "nobody has chosen anything")]
+            items += found
     return Manifest(
         project_id=project_id,
         labels=vocabulary.labels,
@@ -68,7 +74,14 @@ def freeze(tasks: Iterable[Annotated], *, project_id: int, vocabulary: Vocabular
         items=tuple(sorted(items, key=lambda item: (item.task_id, item.media))),
         left_out=tuple(sorted(left_out)),
         dropped=tuple(sorted(Dropped(reason, label, count) for (reason, label), count in dropped.items())),
+        learns=vocabulary.learns,
+        reads="texts" if thing == "text" else "pictures",
+        several=vocabulary.several,
     )
+
+
+def _thing(vocabulary: Vocabulary) -> str:
+    return "text" if vocabulary.fields and vocabulary.fields[0].shows_texts else "picture"
 
 
 def chosen(annotations: Sequence[Annotation], *, how: Annotators) -> list[Annotation]:
@@ -113,6 +126,54 @@ def _items(
             ground_truth=any(annotation.ground_truth for annotation in annotations),
             size=size,
         )
+
+
+def _chosen_items(
+    task: Annotated, annotations: Sequence[Annotation], vocabulary: Vocabulary, options: Options, dropped: Counter[Why]
+) -> Iterator[Item]:
+    """What was chosen for each picture or text. Of choices that exclude each other none is no answer; of several that
+    may be true, none is one."""
+    for ref in task.refs:
+        votes = [_said(annotation, ref.key, vocabulary, dropped) for annotation in annotations]
+        said = tuple(label for label in vocabulary.labels if 2 * sum(label in vote for vote in votes) > len(votes))
+        minority = {label for vote in votes for label in vote} - {*said}
+        dropped.update(("no-majority", label) for label in minority)
+        if not vocabulary.several and len(said) != 1:
+            continue
+        item = Item(
+            task_id=task.task_id,
+            media=ref.key,
+            uri=ref.uri,
+            side=side_of(task.task_id, options=options),
+            annotation_ids=tuple(annotation.id for annotation in annotations),
+            drawn=(),
+            ground_truth=any(annotation.ground_truth for annotation in annotations),
+            said=said,
+        )
+        yield _with_text(item, ref) if isinstance(ref, TextRef) else item
+
+
+def _with_text(item: Item, ref: TextRef) -> Item:
+    """A text that stands in its task is known at once, as people read it."""
+    if ref.by_url:
+        return msgspec.structs.replace(item, markup=ref.markup)
+    text = plain_text(ref.uri) if ref.markup else ref.uri
+    # JSON may bring halves of surrogate pairs, which no file can hold
+    return msgspec.structs.replace(item, uri="", text=text.encode(errors="replace").decode())
+
+
+def _said(annotation: Annotation, key: MediaKey, vocabulary: Vocabulary, dropped: Counter[Why]) -> set[str]:
+    """The labels that one annotation chose for one picture or text."""
+    found = set[str]()
+    for region in annotation.regions:
+        if not isinstance(region.shape, Whole) or region.media != key or region.label is None:
+            continue
+        label = vocabulary.known.get(region.label)
+        if label is None:
+            dropped["unknown-label", region.label] += 1
+        else:
+            found.add(label)
+    return found
 
 
 def _drawn(annotation: Annotation, key: MediaKey, vocabulary: Vocabulary, dropped: Counter[Why]) -> list[Drawn]:

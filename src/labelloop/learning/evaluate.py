@@ -21,8 +21,8 @@ from labelloop.core.tasks import Task
 from labelloop.formats import coco
 from labelloop.labelstudio.config import ObjectTag
 from labelloop.labelstudio.labelmap import LabelMap
-from labelloop.learning.detections import Found, Truth, truth_of
-from labelloop.learning.measures import Measures, measure
+from labelloop.learning.detections import Floats, Found, Truth, match, truth_of
+from labelloop.learning.measures import IOU_THRESHOLDS, Measures, Metric, average_precisions, measure
 from labelloop.serving.projects import View
 
 BATCH = 32
@@ -47,6 +47,39 @@ class Evaluation(msgspec.Struct, frozen=True):
     truth: Truth
     found: Found
     measures: Measures
+
+    @property
+    def items(self) -> int:
+        return self.measures.pictures
+
+    @property
+    def answers(self) -> int:
+        return self.measures.boxes
+
+    @property
+    def described(self) -> str:
+        return f"{self.items} held-out pictures with {self.answers} boxes"
+
+    def value(self, metric: str) -> float | None:
+        return self.measures.value(_known(metric))
+
+    def floor(self, metric: str) -> float:  # noqa: ARG002 - as in the seam: nobody finds boxes without looking
+        return 0.0
+
+    def sampled(self, metric: str, draws: Floats) -> Floats:
+        """`metric` on samples of the pictures, `draws` [samples, pictures]; NaN for one without a box to find."""
+        return average_precisions(match(self.truth, self.found, iou_thresholds=IOU_THRESHOLDS[_known(metric)]), draws)
+
+    def same_items(self, other: object) -> bool:
+        return (
+            isinstance(other, Evaluation)
+            and self.truth.labels == other.truth.labels
+            and all(np.array_equal(ours, theirs) for ours, theirs in zip(self.truth[2:], other.truth[2:], strict=True))
+        )
+
+
+def _known(metric: str) -> Metric:
+    return "AP" if metric == "AP" else "AP50"
 
 
 def held_out(folder: Path, *, side: str = "val") -> HeldOut:
@@ -110,11 +143,12 @@ def _batches(pictures: HeldOut, view: View) -> Iterator[tuple[int, list[Task]]]:
     images = iter(pictures.images)
     start = 0
     while batch := list(islice(images, BATCH)):
-        yield start, [Task(image.task_id, {tag.field: _data_uri(pictures.folder / image.file_name)}) for image in batch]
+        yield start, [Task(image.task_id, {tag.field: data_uri(pictures.folder / image.file_name)}) for image in batch]
         start += len(batch)
 
 
-def _data_uri(path: Path) -> str:
+def data_uri(path: Path) -> str:
+    """A picture of a data set as a reference that brings it along."""
     kind = "png" if path.suffix == ".png" else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 

@@ -1,7 +1,7 @@
-"""A data set, frozen: which pictures, what people drew on them, and on which side of the split each is.
+"""A data set, frozen: which pictures or texts, what people said about them, and on which side of the split each is.
 
 The manifest decides what a training sees, so its digest is part of a version's lineage: the same digest means the same
-pictures, boxes, labels and split, whoever pulled them and in which order they came.
+pictures, texts, boxes, choices, labels and split, whoever pulled them and in which order they came.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from labelloop.formats import coco
 from labelloop.formats.coco import DatasetError
 
 Side = Literal["train", "val"]
+Learns = Literal["boxes", "choices"]
+Reads = Literal["pictures", "texts"]
 Annotators = Literal["ground_truth", "latest", "consensus"]
 
 SIDES: tuple[Side, ...] = ("train", "val")
@@ -50,10 +52,12 @@ class Drawn(msgspec.Struct, frozen=True, omit_defaults=True, order=True):
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One picture of one task. An empty `drawn` is a statement too: a person saw nothing to label there.
+    """One picture or text of one task. An empty `drawn` is a statement too: a person saw nothing to label there. `said`
+    are the labels that were chosen for the whole item, in their order in the config.
 
     `size`, `sha256` (of the bytes as they are stored where the task names them) and `file_name` are known once the
-    picture was fetched; until then `size` is what the annotations say, if anything.
+    picture was fetched; until then `size` is what the annotations say, if anything. `text` is what a person reads, None
+    for a picture and for a text at an address that was not fetched yet (with `markup`: as HTML).
     """
 
     task_id: int
@@ -66,6 +70,9 @@ class Item(msgspec.Struct, frozen=True):
     size: Size | None = None
     sha256: str = ""
     file_name: str = ""
+    said: tuple[str, ...] = ()
+    text: str | None = None
+    markup: bool = False
 
 
 class LeftOut(msgspec.Struct, frozen=True, order=True):
@@ -85,7 +92,9 @@ class Dropped(msgspec.Struct, frozen=True, order=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """`labels` are the classes, in the order of the project's config. Items are in order of task and picture."""
+    """`labels` are the classes, in the order of the project's config. Items are in order of task and picture. `learns`
+    says which part of an item people filled, `reads` what an item is, and `several` that more than one choice may be
+    true."""
 
     project_id: int
     labels: tuple[str, ...]
@@ -93,6 +102,9 @@ class Manifest(msgspec.Struct, frozen=True):
     items: tuple[Item, ...]
     left_out: tuple[LeftOut, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    learns: Learns = "boxes"
+    reads: Reads = "pictures"
+    several: bool = False
 
     @property
     def digest(self) -> str:
@@ -102,10 +114,12 @@ class Manifest(msgspec.Struct, frozen=True):
                 item.task_id, item.media, item.side, item.annotation_ids, item.ground_truth, item.size,
                 item.sha256 or item.uri,
                 scaled(item.drawn, x=1.0, y=1.0),  # as rounded as it will be read again, whoever made it
+                *((item.said, item.text) if self.learns == "choices" else ()),
             )
             for item in self.items
         ]  # fmt: skip
-        content = msgspec.json.encode((FORMAT, self.labels, rows), order="deterministic")
+        kind = [self.learns, self.several] if self.learns == "choices" else []
+        content = msgspec.json.encode((FORMAT, self.labels, rows, *kind), order="deterministic")
         return hashlib.sha256(content).hexdigest()
 
     def on(self, side: Side) -> tuple[Item, ...]:
@@ -124,11 +138,14 @@ def side_of(task_id: int, *, options: Options) -> Side:
 
 
 def without_twins(manifest: Manifest) -> Manifest:
-    """Leaves pictures out of train whose very bytes are in val too: people import pictures twice, and a model must not
-    be tested on what it learned. For manifests whose pictures were fetched."""
+    """Leaves pictures (texts) out of train whose very bytes are in val too: people import pictures twice, and a model
+    must not be tested on what it learned. For manifests whose pictures were fetched."""
     held_out = {item.sha256: item.task_id for item in reversed(manifest.on("val")) if item.sha256}
     twins = [item for item in manifest.on("train") if item.sha256 in held_out]
-    gone = [LeftOut(t.task_id, "twin", f"the same picture as in task {held_out[t.sha256]}, held out") for t in twins]
+    gone = [
+        LeftOut(t.task_id, "twin", f"the same {manifest.reads[:-1]} as in task {held_out[t.sha256]}, held out")
+        for t in twins
+    ]
     return msgspec.structs.replace(
         manifest,
         items=tuple(item for item in manifest.items if item not in twins) if twins else manifest.items,
@@ -151,6 +168,17 @@ def as_coco(manifest: Manifest, side: Side) -> coco.Dataset:
         first += len(item.drawn)
     categories = tuple(coco.Category(number, label) for label, number in category.items())
     return coco.Dataset(tuple(images), tuple(instances), categories)
+
+
+def as_rows(manifest: Manifest, side: Side) -> list[dict[str, Any]]:
+    """One side of a data set of choices, an object for each item: its task, its text or the name of its picture, and
+    the labels that were chosen."""
+    return [
+        {"task_id": item.task_id}
+        | ({"text": item.text} if manifest.reads == "texts" else {"file_name": item.file_name})
+        | {"labels": list(item.said)}
+        for item in manifest.on(side)
+    ]
 
 
 def _instances(item: Item, image_id: int, category: Mapping[str, int], first: int) -> Iterator[coco.Instance]:

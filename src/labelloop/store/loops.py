@@ -153,7 +153,8 @@ class Loops:
             connection.execute(query.values(seen_event=seen_event, run_at=schema.now()))
 
     def news(self, loop: Loop) -> News:
-        """What happened in the project since its last run."""
+        """What happened in the project since its last run. Who pressed Start Training while a run was at work was told
+        that it is running; that begins no second one."""
         events = schema.events.c
         query = sa.select(events.id, events.action, events.task_ids, events.received_at).where(
             events.project_id == loop.project_id, events.id > loop.seen_event, events.action.in_((*CHANGES, START))
@@ -161,10 +162,10 @@ class Loops:
         tasks: set[int] = set()
         last_at, asked, newest, unnamed = None, False, loop.seen_event, 0
         with self._engine.connect() as connection:
-            for row in connection.execute(query.order_by(events.id)):
+            for row in connection.execute(query.order_by(events.id)).all():
                 newest = row.id
                 if row.action == START:
-                    asked = True
+                    asked = asked or not _was_running(connection, loop.project_id, row.received_at)
                     continue
                 last_at = row.received_at
                 tasks.update(row.task_ids)
@@ -191,6 +192,15 @@ def is_due(loop: Loop, news: News, *, now: datetime) -> str | None:
 
 def _loop(row: Mapping[Any, Any]) -> Loop:
     return schema.as_struct(row, Loop)
+
+
+def _was_running(connection: sa.Connection, project_id: int, at: datetime) -> bool:
+    """Whether a run of the project had begun at a moment, and its job not ended."""
+    runs, jobs = schema.runs.c, schema.jobs.c
+    then = sa.or_(jobs.active_key.is_not(None), jobs.finished_at > at)
+    query = sa.select(jobs.id).join(schema.runs, runs.job_id == jobs.id)
+    query = query.where(runs.project_id == project_id, runs.started_at <= at, then).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def _newest(connection: sa.Connection) -> int:
