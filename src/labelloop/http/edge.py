@@ -159,3 +159,11 @@ async def read_body(request: Request, *, limit: int) -> bytes:
             raise BadRequest(f"The request body is larger than {limit:,} bytes.")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def read_json(request: Request, *, limit: int = 10_000) -> bytes:
+    """The body of a call that changes something. Raises BadRequest unless it says that it is JSON: a browser sends
+    that to a foreign server only after asking."""
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        raise BadRequest("Send JSON with Content-Type: application/json.")
+    return await read_body(request, limit=limit)
