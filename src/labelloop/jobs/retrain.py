@@ -63,6 +63,7 @@ LOOK_S = 0.5
 
 TRAINERS: Mapping[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
     ("boxes", "pictures"): (("head", "full"), ("scratch",)),
+    ("choices", "pictures"): (("classify",), ("classify",)),
     ("choices", "texts"): (("text",), ("text",)),
 }
 """By what is learned, and from what: the trainers that go on from a model, and those that begin from nothing, each in
@@ -224,7 +225,7 @@ class Retrain:
             starts += [(name, None) for name in names if name in from_nothing]
         reasons = []
         for name, start in starts:
-            request = self._request(start)
+            request = self._request(start if start is not None or name != "classify" else self._any_onnx())
             reason = load_trainer(name).refuses(request)
             if reason is None:
                 if start is None and base is not None:
@@ -238,6 +239,13 @@ class Retrain:
 
     def _base(self) -> ModelVersion | None:
         return self._parts.training.registry.catalogue().find(self._run.base) if self._run.base else None
+
+    def _any_onnx(self) -> ModelVersion | None:
+        """Whose features a first classifier is made of: the newest classifier or, without one, detector that people
+        added."""
+        added = [v for v in self._parts.training.registry.catalogue().versions if not v.trained and v.artifact]
+        kinds = [[v for v in added if v.card.engine == engine] for engine in ("classify", "detect")]
+        return next((max(kind, key=lambda version: version.created_at) for kind in kinds if kind), None)
 
     def _request(self, base: ModelVersion | None) -> TrainRequest:
         options, settings = self._run.options, self._parts.settings
