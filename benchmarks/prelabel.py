@@ -241,6 +241,21 @@ class Run(NamedTuple):
         return (part[-1][1] - part[0][1]) / (part[-1][0] - part[0][0]) * 1000
 
 
+def worker_command(*, stopped_for: float) -> list[str]:
+    """A worker. Its clock goes on while it is stopped for the other's turn, and pages are as large as what is predicted
+    in some seconds: these become `stopped_for` times as many, or its pages would be smaller than without turns."""
+    code = f"""
+import sys
+from labelloop.cli import main
+from labelloop.jobs import preannotate
+preannotate.PAGE_S *= {stopped_for}
+preannotate.LONGEST_PAGE_S *= {stopped_for}
+sys.argv = ["labelloop", "worker", "--until-idle"]
+main()
+"""
+    return [sys.executable, "-c", code]
+
+
 def run_job(
     place: Place, project: int, home: Path, model: str, tasks: int, *, kills: int = 0, turns: Turns | None = None
 ) -> Run:
@@ -264,7 +279,7 @@ def run_job(
     stored: list[tuple[int, float, float]] = []
     used: list[tuple[float, float]] = []
     while not store.jobs.get(job.id).ended:
-        worker = subprocess.Popen([sys.executable, "-m", "labelloop", "worker", "--until-idle"], env=environment)
+        worker = subprocess.Popen(worker_command(stopped_for=2 if turns else 1), env=environment)
         while worker.poll() is None:
             done = progress(store.engine, job.id).done
             if done and (not stored or done > stored[-1][0]):
