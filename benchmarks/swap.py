@@ -117,7 +117,7 @@ def serving(model: Path) -> Iterator[tuple[str, list[str]]]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as home:
-        environment = {"LABELLOOP_HOME": home, "LABELLOOP_LOG_LEVEL": "warning", "LABELLOOP_JOBS": "false"}
+        environment = {"LABELLOOP_HOME": home, "LABELLOOP_LOG_LEVEL": "error", "LABELLOOP_JOBS": "false"}
         program = [sys.executable, "-m", "labelloop"]
         versions = []
         for threshold in THRESHOLDS:

@@ -20,6 +20,7 @@ from labelloop.http.api import Api
 from labelloop.http.auth import BasicAuth, Callers
 from labelloop.http.edge import Edge
 from labelloop.http.feed import Feed
+from labelloop.http.hosted import HostedCalls
 from labelloop.http.jobs import JobsApi
 from labelloop.http.loop import LoopApi
 from labelloop.http.ops import Ops
@@ -29,7 +30,9 @@ from labelloop.http.pointers import PointersApi
 from labelloop.http.protocol import Protocol
 from labelloop.http.quality import QualityApi
 from labelloop.http.watches import WatchesApi
-from labelloop.jobs.kinds import Kinds
+from labelloop.jobs.fit import KIND as FIT
+from labelloop.jobs.fit import FitOpener, FitTriggers
+from labelloop.jobs.kinds import Kinds, OpenKind
 from labelloop.jobs.looks import Looks
 from labelloop.jobs.open import Loop, Opener
 from labelloop.jobs.open_retrain import RetrainOpener
@@ -42,6 +45,8 @@ from labelloop.jobs.worker import Engine, Worker
 from labelloop.learning.acquisition import Acquisition, scorer
 from labelloop.learning.memory import Recorder
 from labelloop.media.load import MediaLoader
+from labelloop.serving.desk import HouseDesk
+from labelloop.serving.films import Films
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import Store, add_model, add_models_dir, default_model, load_engine, open_store
 from labelloop.serving.origins import Origins
@@ -83,14 +88,18 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
         add_models_dir(store.registry, settings.models_dir, settings)
     default = default_model(store.registry, model, settings) if model else None
     metrics = Metrics()
-    slots = _slots(settings, store, metrics, load)
-    projects = Projects(settings, store.registry, slots, default=default)
     origins = Origins(settings, store.registry.connections, trust_setup=is_private(settings))
+    desk = HouseDesk(settings.home, store.values, origins, lambda: media)
+    slots = _slots(settings, store, metrics, load, desk)
+    projects = Projects(settings, store.registry, slots, default=default)
+    desk.on_version = projects.refresh
     media, predictor = _path(settings, store, metrics, slots, origins)
     loop = Loop()
     training = training_of(store, default=default, address=settings.label_studio_url)
     needed = projects.wanted
-    jobs = Resident(lambda: _worker(settings, store, training, slots, predictor, media, origins, loop, needed=needed))
+    jobs = Resident(
+        lambda: _worker(settings, store, training, slots, predictor, media, origins, loop, desk, needed=needed)
+    )
     watchers = Watchers(settings, store, projects.version_of, named=settings.watch, kept=True)
     recorder = Recorder(store.scores)
     return Parts(store, training, metrics, slots, projects, origins, media, predictor, loop, jobs, watchers, recorder)
@@ -127,8 +136,9 @@ def _workshop(settings: Settings, load: Load | None) -> Iterator[tuple[Store, Ca
     """A store, and how to make a worker with a prediction path of its own."""
     store = open_store(settings)
     metrics = Metrics()
-    slots = _slots(settings, store, metrics, load)
     origins = Origins(settings, store.registry.connections, trust_setup=True)
+    desk = HouseDesk(settings.home, store.values, origins, lambda: media)
+    slots = _slots(settings, store, metrics, load, desk)
     media, predictor = _path(settings, store, metrics, slots, origins)
     with Loop() as loop:
         try:
@@ -144,6 +154,7 @@ def _workshop(settings: Settings, load: Load | None) -> Iterator[tuple[Store, Ca
                     media,
                     origins,
                     loop,
+                    desk,
                     needed=tuple,
                 ),
             )
@@ -160,7 +171,7 @@ def open_looks(
     """Looks at a project's pictures, with a prediction path of its own; `label_studio` is its address and a token.
     Raises LabelloopError when the model does not load."""
     metrics = Metrics()
-    slots = _slots(settings, store, metrics, None)
+    slots = _slots(settings, store, metrics, None, None)
     origins = Origins(settings, store.registry.connections, trust_setup=True)
     origins.remember(project_id, *label_studio)
     media, predictor = _path(settings, store, metrics, slots, origins)
@@ -183,6 +194,7 @@ def _worker(
     media: MediaLoader,
     origins: Origins,
     loop: Loop,
+    desk: HouseDesk,
     *,
     needed: Callable[[], Sequence[ModelVersion]],
 ) -> Worker:
@@ -197,15 +209,29 @@ def _worker(
         settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop, needed=needed
     )
     retrain = RetrainOpener(settings, training, prelabel, media, store.scores)
-    kinds = Kinds(store.jobs, {"prelabel": prelabel.open, KIND: retrain.open}, shared=["prelabel"])
+    fit = FitOpener(store.registry, slots, store.fits, folder=desk.folder, annotated=desk.annotated)
+    openers: dict[str, OpenKind] = {"prelabel": prelabel.open, KIND: retrain.open, FIT: fit.open}
+    kinds = Kinds(store.jobs, openers, shared=["prelabel"])
     sweep(settings, training)
-    return Worker(store.jobs, store.workers, kinds, engine, look=Triggers(training).look)
+    triggers, learners = Triggers(training), FitTriggers(store.fits, store.jobs, store.registry)
+    return Worker(store.jobs, store.workers, kinds, engine, look=lambda: (triggers.look(), learners.look()))
 
 
 def training_of(store: Store, *, default: str | None = None, address: str = "") -> Training:
     """The rows that training is about; `default` is the model that `serve` was given, `address` the Label Studio of the
     settings."""
     return Training.over(store.engine, store.registry, store.jobs, default=default, address=address)
+
+
+@contextlib.contextmanager
+def open_desk(settings: Settings, store: Store) -> Iterator[HouseDesk]:
+    """What hosted models need, without a server."""
+    origins = Origins(settings, store.registry.connections, trust_setup=True)
+    media = MediaLoader(settings, origins.of)
+    try:
+        yield HouseDesk(settings.home, store.values, origins, lambda: media)
+    finally:
+        media.close()
 
 
 @contextlib.contextmanager
@@ -218,9 +244,9 @@ def open_media(settings: Settings, registry: Registry) -> Iterator[MediaLoader]:
         media.close()
 
 
-def _slots(settings: Settings, store: Store, metrics: Metrics, load: Load | None) -> Slots:
+def _slots(settings: Settings, store: Store, metrics: Metrics, load: Load | None, desk: HouseDesk | None) -> Slots:
     return Slots(
-        load or (lambda version: load_engine(store.registry, settings, version)),
+        load or (lambda version: load_engine(store.registry, settings, version, desk)),
         limit=settings.max_loaded,
         metrics=metrics,
     )
@@ -233,6 +259,7 @@ def _path(
     media = MediaLoader(settings, origins.of, observe=media_metrics.observe)
     predictor = Predictor(
         media,
+        Films(media, settings, media_metrics),
         slots,
         store.events,
         score=scorer(Acquisition(strategy=settings.acquisition, aggregation=settings.aggregation)),
@@ -258,6 +285,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         training,
         parts.metrics,
         note=parts.recorder.note,
+        hosted=HostedCalls(parts.store.values, parts.store.fits, parts.projects, parts.predictor),
     )
     api = Api(
         parts.projects,

@@ -218,7 +218,7 @@ def test_every_field_of_the_card_is_on_the_page_and_in_the_example(tmp_path: Pat
     (tmp_path / "card.yaml").write_text(example)
     assert read_card(tmp_path / "card.yaml", name="x").input.size_wh == (640, 640)
     written = yaml.safe_load(example)
-    assert written.keys() | {f"input.{key}" for key in written["input"]} == fields - {"sha256"} | {"input"}
+    assert written.keys() | {f"input.{key}" for key in written["input"]} == fields - {"sha256", "host"} | {"input"}
 
 
 def test_the_entry_points_in_the_examples_are_those_that_are_looked_up() -> None:

@@ -19,6 +19,7 @@ from labelloop.jobs.kinds import Kinds, Running
 from labelloop.jobs.open import Loop, Opener
 from labelloop.learning.acquisition import Acquisition, scorer
 from labelloop.media.load import MediaLoader
+from labelloop.serving.films import Films
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import add_model, open_store
 from labelloop.serving.origins import Origins
@@ -36,9 +37,20 @@ IMPORT = "/import/predictions"
 class Desk:
     """`project` has `tasks`; `engine` answers. Everything real but the model and Label Studio."""
 
-    def __init__(self, studio: FakeLabelStudio, home: Path, uri: str, **settings: Any) -> None:
+    def __init__(
+        self,
+        studio: FakeLabelStudio,
+        home: Path,
+        uri: str,
+        *,
+        config: str = CONFIG,
+        field: str = "image",
+        labels: tuple[str, ...] = ("car",),
+        **settings: Any,
+    ) -> None:
         self.studio = studio
         self.uri = uri
+        self.field = field
         self.engine: Engine = FakeEngine()
         self.settings: Settings = read_settings(
             **{
@@ -52,14 +64,16 @@ class Desk:
             | settings
         )
         self.store = open_store(self.settings)
-        self.project = studio.add_project("streets", CONFIG)
+        self.project = studio.add_project("streets", config)
         self.tasks: list[int] = []
-        card = ModelCard(name="cars", engine="empty", labels=("car",))
+        card = ModelCard(name="cars", engine="empty", labels=labels)
         self.model = add_model(self.store.registry, None, card, self.settings)
-        self.version = build_view(self.model, CONFIG, threshold=None, aliases={}).name
+        self.version = build_view(
+            self.model, config, threshold=None, aliases={}, following=self.settings.following
+        ).name
 
     def add_tasks(self, number: int) -> list[int]:
-        added = self.studio.add_tasks(self.project, ({"image": self.uri} for _ in range(number)))
+        added = self.studio.add_tasks(self.project, ({self.field: self.uri} for _ in range(number)))
         self.tasks += added
         return added
 
@@ -84,6 +98,7 @@ class Desk:
         media = MediaLoader(self.settings, origins.of, observe=media_metrics.observe)
         predictor = Predictor(
             media,
+            Films(media, self.settings, media_metrics),
             slots,
             self.store.events,
             score=scorer(Acquisition()),

@@ -44,7 +44,7 @@ def soon(seconds: float = 5) -> float:
 
 
 async def use(made: Slots, wanted: ModelVersion) -> int:
-    async with made.lease(wanted, deadline=soon()) as lease:
+    with await made.lease(wanted, deadline=soon()) as lease:
         return len(await lease.predict(PICTURE, priority=Priority.PERSON, deadline=soon(), finish=tuple))
 
 
@@ -99,8 +99,7 @@ async def test_waiting_for_a_model_ends_at_the_deadline() -> None:
     with slots(load) as made:
         try:
             with pytest.raises(DeadlineExceeded, match="still loading"):
-                async with made.lease(version("a"), deadline=soon(0.05)):
-                    pass
+                await made.lease(version("a"), deadline=soon(0.05))
         finally:
             let_go.set()
         assert await use(made, version("a")) == 1, "the next one finds it loaded"
@@ -111,7 +110,7 @@ async def test_above_the_limit_the_least_used_goes_and_never_a_leased_or_wanted_
         names = ["old", "leased", "wanted", "recent"]
         for name in names:
             await use(made, version(name))
-        async with made.lease(version("leased"), deadline=soon()) as lease:
+        with await made.lease(version("leased"), deadline=soon()) as lease:
             made.trim([version("wanted")])
             kept = [name for name in names if made.state_of(version(name))]
             assert kept == ["leased", "wanted"], "nothing spare is left above the limit"

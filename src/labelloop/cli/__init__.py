@@ -10,6 +10,8 @@ from labelloop.cli.connect import connect
 from labelloop.cli.dataset import app as dataset_app
 from labelloop.cli.demo import demo
 from labelloop.cli.doctor import doctor
+from labelloop.cli.hosting import WithCommand
+from labelloop.cli.init import init
 from labelloop.cli.jobs import app as jobs_app
 from labelloop.cli.loop import loop, train
 from labelloop.cli.models import app as models_app
@@ -19,6 +21,7 @@ from labelloop.cli.quality import quality
 from labelloop.cli.runtimes import app as runtimes_app
 from labelloop.cli.serve import serve
 from labelloop.cli.simulate import simulate
+from labelloop.cli.start import start
 from labelloop.cli.video import app as video_app
 from labelloop.cli.watch import watch
 from labelloop.cli.worker import worker
@@ -52,6 +55,9 @@ def _root(
 
 
 app.command()(serve)
+app.command(cls=WithCommand)(start)
+app.command()(init)
+app.command("create", hidden=True)(init)
 app.command()(connect)
 app.command()(doctor)
 app.command()(demo)

@@ -6,19 +6,25 @@ from pathlib import Path
 
 import typer
 
+from labelloop.cli.hosting import WithCommand, hosted_card, is_code
+
 app = typer.Typer(help="Add models and say which project uses which.", no_args_is_help=True)
 
 
-@app.command()
+@app.command(cls=WithCommand)
 def add(
-    file: Path = typer.Argument(None, help="The ONNX file."),
+    source: str = typer.Argument(
+        None, metavar="[FILE]", help="The ONNX file; or code: FILE.py:Class, or the folder of an SDK backend."
+    ),
     name: str = typer.Option(None, help="Name in the registry (default: the file's name)."),
     labels: str = typer.Option(None, help="Class names: a text, JSON or YAML file, or 'coco'."),
     task: str = typer.Option(None, help="detect or ocr (default: the card's, else detect)."),
     engine: str = typer.Option(None, help="Engine; needed only without a file, for instance ocr."),
     card: Path = typer.Option(None, help="Model card (YAML) (default: the .yaml beside the file)."),
+    options: list[str] = typer.Option([], "--with", "--kwargs", help="NAME=VALUE … that code is built with."),
+    python: str = typer.Option(None, help="Interpreter for code, 3.8 or newer (default: ours)."),
 ) -> None:
-    """Add a model file as the next version of NAME; the same file twice is one version."""
+    """Add a model file, or code, as the next version of NAME; the same twice is one version."""
     import msgspec
 
     from labelloop.core.errors import ModelError
@@ -26,9 +32,15 @@ def add(
     from labelloop.engines.labels import read_labels
     from labelloop.serving.models import add_model, model_name, open_registry, read_card
 
-    if file is None and engine is None:
-        raise ModelError("There is no file to add.", hint="Give an ONNX file, or --engine ocr.")
+    if source is None and engine is None:
+        raise ModelError("There is no file to add.", hint="Give an ONNX file, FILE.py:Class, or --engine ocr.")
     settings = read_settings()
+    if source is not None and is_code(source):
+        hosted = hosted_card(source, engine=engine, name=name, options=options, python=python, model_dir=None)
+        version = add_model(open_registry(settings), None, hosted, settings)
+        typer.echo(f"{version.id}: {version.card.engine}, {version.card.task}, {len(version.card.labels)} classes")
+        return
+    file = Path(source) if source is not None else None
     beside = card or (file.with_suffix(".yaml") if file else Path())
     if card and not card.is_file():
         raise ModelError(f"There is no model card {card}.")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from labelloop.core.settings import Settings
 
 
 def serve(
@@ -33,11 +36,6 @@ def serve(
     log_level: str = typer.Option(None, help="debug, info, warning or error (default: info)."),
 ) -> None:
     """Serve models to Label Studio."""
-    import cv2
-    import uvicorn
-
-    from labelloop.app import assemble, create_app
-    from labelloop.core.logs import configure_logs
     from labelloop.core.settings import read_settings
 
     settings = read_settings(
@@ -55,6 +53,17 @@ def serve(
         watch=tuple(watch) if watch else None,
         log_level=log_level,
     )
+    run(settings, model=model)
+
+
+def run(settings: Settings, *, model: str | None) -> None:
+    """Serve until somebody stops it; `model` is for projects that have none assigned."""
+    import cv2
+    import uvicorn
+
+    from labelloop.app import assemble, create_app
+    from labelloop.core.logs import configure_logs
+
     # Threads that decode and infer hand over to the event loop through the interpreter's lock; at the default of 5 ms
     # a busy thread may keep the others waiting that long, once per step of a request.
     sys.setswitchinterval(0.0005)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,13 +29,29 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Divided by, per channel, after the mean."""
 
 
+class Hosted(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A model that is somebody's Python code: `source` is an absolute path of a folder or a file, perhaps with
+    ":Class"; `python` the interpreter that it runs in ("" for ours), `options` what it is built with, `model_dir` a
+    folder that it keeps files in ("" for one that labelloop chooses). `code` is a
+    digest of the Python files there, so that another text is another version. `timeout_s`: how long one call may take.
+    """
+
+    source: str
+    python: str = ""
+    model_dir: str = ""
+    options: Mapping[str, Any] = {}
+    code: str = ""
+    timeout_s: float = 300.0
+
+
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One model. `family` None lets the engine recognise the file by its inputs, outputs and metadata.
 
     `labels` are the class names in the order of the class index; `score_threshold` and `iou_threshold` in
     [0, 1]. `score_threshold` is for drawing, where neither the label config nor a setting names one; engines answer
     with less certain regions too. `max_detections` of a classifier is its k of "top-k". `engine` is the name of an
-    engine plug-in.
+    engine plug-in. A model of the task "raw" is given whole tasks and writes results itself, as the label config asks
+    for them. `host` says where its code is.
     """
 
     name: str
@@ -49,3 +66,4 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     description: str = ""
     licence: str = ""
     sha256: str = ""
+    host: Hosted | None = None

@@ -86,6 +86,12 @@ class SimulationError(LabelloopError):
     code = "simulation"
 
 
+class FilmTooLong(MediaError):
+    """A film takes longer than a request may."""
+
+    code = "film-too-long"
+
+
 class FilmError(MediaError):
     """A film cannot be made, or is not what it was made from."""
 

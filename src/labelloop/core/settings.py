@@ -264,6 +264,33 @@ class Settings(BaseModel):
         description="Downloads at a time; a third is kept for people.",
     )
 
+    # films
+    film_live_s: float = Field(
+        60.0,
+        gt=0,
+        validation_alias=_names("film_live_s"),
+        description="Longest film that /predict follows things through; longer ones are for `labelloop prelabel`.",
+    )
+    film_every: int = Field(
+        1, ge=1, validation_alias=_names("film_every"), description="Look at every n-th frame of a film."
+    )
+    tracker: Annotated[Literal["bytetrack", "oc-sort", "bot-sort", "c-biou"], BeforeValidator(_lower)] = Field(
+        "bytetrack",
+        validation_alias=_names("tracker"),
+        description="What follows things from frame to frame: bytetrack, oc-sort, bot-sort or c-biou.",
+    )
+    film_max_size: Bytes = Field(
+        20 * 10**9, gt=0, validation_alias=_names("film_max_size"), description="Largest film to download."
+    )
+    film_cache_size: Bytes = Field(
+        20 * 10**9,
+        validation_alias=_names("film_cache_size"),
+        description="Disk space for downloaded films; one that is in work stays, whatever its size.",
+    )
+    film_timeout_s: float = Field(
+        3600.0, gt=0, validation_alias=_names("film_timeout_s"), description="Time for the download of one film."
+    )
+
     # jobs
     jobs: bool = Field(
         True, validation_alias=_names("jobs"), description="Run background jobs inside `labelloop serve`."
@@ -392,6 +419,11 @@ class Settings(BaseModel):
         if bool(self.basic_auth_user) != bool(self.basic_auth_pass.get_secret_value()):
             raise ValueError("Basic authentication needs both, a user name and a password")
         return self
+
+    @property
+    def following(self) -> str:
+        """What tracks depend on beside the model: part of the version of predictions about films."""
+        return f"{self.tracker}/{self.film_every}"
 
     @property
     def listen(self) -> tuple[str, int]:

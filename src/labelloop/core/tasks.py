@@ -30,11 +30,13 @@ class TextRef(MediaRef, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One task. `data` is what the project imported, untouched."""
+    """One task. `data` is what the project imported, untouched. `whole` is the task as Label Studio sent it, with its
+    annotations and earlier predictions; kept only for models that want it."""
 
     id: int | None
     data: dict[str, Any]
     project_id: int | None = None
+    whole: Mapping[str, Any] | None = None
 
 
 class Annotation(msgspec.Struct, frozen=True):
@@ -56,10 +58,12 @@ class Annotation(msgspec.Struct, frozen=True):
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """What an annotator drew with a smart tool so far: `include` marks what is wanted, `exclude` what is not."""
+    """What an annotator drew with a smart tool so far: `include` marks what is wanted, `exclude` what is not. `context`
+    is the same as Label Studio sent it."""
 
     include: tuple[Region, ...] = ()
     exclude: tuple[Region, ...] = ()
+    context: Mapping[str, Any] = {}
 
 
 class Event(msgspec.Struct, frozen=True):

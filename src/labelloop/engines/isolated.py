@@ -54,6 +54,10 @@ class Died(ModelFailed):
     """The process of a model ended while it worked; the item that did it is not known, so each is tried alone."""
 
 
+class TooSlow(ModelFailed):
+    """It did not answer in time and was stopped; trying each item alone would take that long for each."""
+
+
 class Program(msgspec.Struct, frozen=True):
     """What to start. `python` "" is our own interpreter, `adapter` a file name beside `compat/host.py`. `opening` is
     called first in every new process, with these arguments; `opening_s` is how long it may take."""
@@ -100,7 +104,7 @@ class Isolated:
             result = life.call(name, lane, arguments, timeout_s=timeout_s)
         except FutureTimeout:
             life.end()
-            raise ModelFailed(
+            raise TooSlow(
                 f"{self._program.name} did not answer within {timeout_s:g} s and was stopped.{self._last_lines()}",
                 hint=f"It is started again when it is needed; its log is {self._log}.",
             ) from None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -33,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 EVENTS = b"text/event-stream"
 
+WATCH_AFTER_S = 0.05
+"""When a request begins to look whether its caller is still there."""
+
 
 class Edge:
     """Plain ASGI (Starlette's BaseHTTPMiddleware costs more than our whole empty request)."""
@@ -52,6 +58,7 @@ class Edge:
         self._auth = auth
         self._callers = callers
         self._paths = paths
+        self._told = bool(log.is_enabled_for(logging.DEBUG))  # making a logger to say nothing costs each request
         # as many as there are addresses and statuses; the library's own look-up costs more
         self._seconds = cache(lambda path, status: metrics.http_seconds.labels(path, str(status)))
 
@@ -82,7 +89,8 @@ class Edge:
         finally:
             if not streaming:
                 note()
-            log.debug("request", method=scope["method"], path=scope["path"], status=status)
+            if self._told:
+                log.debug("request", method=scope["method"], path=scope["path"], status=status)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._auth.allows(scope["path"], scope["headers"]):
@@ -167,3 +175,39 @@ async def read_json(request: Request, *, limit: int = 10_000) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise BadRequest("Send JSON with Content-Type: application/json.")
     return await read_body(request, limit=limit)
+
+
+@contextmanager
+def while_connected(request: Request) -> Iterator[None]:
+    """End the block with ClientDisconnect when the caller leaves; to be used once the body is read, and in a task.
+
+    Watching begins a moment later: it needs an asyncio task of its own, and most requests are over by then.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    watcher: asyncio.Task[Message] | None = None
+    over = left = False
+
+    def leave(watched: asyncio.Task[Message]) -> None:
+        nonlocal left
+        if not over and not watched.cancelled():  # after the body comes only the end of the connection
+            left = True
+            task.cancel()
+
+    def watch() -> None:
+        nonlocal watcher
+        watcher = loop.create_task(request.receive())  # type: ignore[arg-type]
+        watcher.add_done_callback(leave)
+
+    timer = loop.call_later(WATCH_AFTER_S, watch)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if left and task.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
+    finally:
+        over = True
+        timer.cancel()
+        if watcher is not None:
+            watcher.cancel()

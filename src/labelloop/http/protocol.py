@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -16,7 +16,8 @@ from labelloop.core.metrics import Metrics
 from labelloop.core.regions import Prediction
 from labelloop.core.settings import Settings
 from labelloop.core.tasks import Event, Task
-from labelloop.http.edge import Answer, read_body, reply
+from labelloop.http.edge import Answer, read_body, reply, while_connected
+from labelloop.http.hosted import HostedCalls
 from labelloop.jobs.training import Training
 from labelloop.labelstudio import wire
 from labelloop.labelstudio.config import parse_config
@@ -72,6 +73,7 @@ class Protocol:
         metrics: Metrics,
         *,
         note: Note,
+        hosted: HostedCalls,
     ) -> None:
         self._settings = settings
         self._projects = projects
@@ -81,6 +83,7 @@ class Protocol:
         self._training = training
         self._metrics = metrics
         self._note = note
+        self._hosted = hosted
 
     def routes(self) -> list[Route]:
         return [
@@ -105,23 +108,18 @@ class Protocol:
         if project_id is not None and body.hostname:
             self._origins.remember(project_id, body.hostname, body.access_token or "")
         view = self._projects.view(project_id, body.schema or "")
+        if view is not None and view.raw and project_id is not None:
+            view = await self._hosted.introduce(view, project_id, body.extra_params)
         return reply({"model_version": view.name if view else NO_MODEL})
 
     async def predict(self, request: Request) -> Response:
         with self._predictor.admitted():  # before the body is read: a refusal must not wait for it
-            body = wire.decode_predict(await read_body(request, limit=MAX_BODY))
-            answering = asyncio.ensure_future(self._predict(body))
-            leaving = asyncio.ensure_future(request.receive())  # after the body comes only the end of the connection
-            try:
-                await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-                if not answering.done():
-                    raise ClientDisconnect
-                return answering.result()
-            finally:
-                leaving.cancel()
-                answering.cancel()
+            content = await read_body(request, limit=MAX_BODY)
+            body = wire.decode_predict(content)
+            with while_connected(request):
+                return await self._predict(body, content)
 
-    async def _predict(self, body: wire.PredictRequest) -> Response:
+    async def _predict(self, body: wire.PredictRequest, content: bytes) -> Response:
         project_id = wire.project_id_of(body.project)
         tasks = wire.tasks_of(body)
         view = self._projects.view(project_id, body.label_config or "")
@@ -129,6 +127,8 @@ class Protocol:
             missing = failed(unassigned(project_id), NO_MODEL, retry=True)
             item = EMPTY_ANSWER if _is_interactive(body) else wire.encode_skip(missing)
             return reply({"results": [item] * len(tasks), "model_version": NO_MODEL})
+        if view.raw:
+            tasks = wire.with_whole(tasks, content)
         prompt = wire.prompt_of(body, view.config)
         predictions = await self._predictor.predict(
             tasks,
@@ -162,21 +162,26 @@ class Protocol:
         return wire.encode_prediction(prediction, view.label_map, task_id=task_id)
 
     async def webhook(self, request: Request) -> Response:
-        return await self._record(wire.decode_event(await read_body(request, limit=MAX_BODY)))
+        content = await read_body(request, limit=MAX_BODY)
+        return await self._record(wire.decode_event(content), content)
 
     async def train(self, request: Request) -> Response:
         """Label Studio before webhooks sent all annotations along; we fetch what we need ourselves."""
-        event = wire.decode_event(await read_body(request, limit=MAX_BODY))
-        return await self._record(msgspec.structs.replace(event, action=START))
+        content = await read_body(request, limit=MAX_BODY)
+        event = wire.decode_event(content)
+        return await self._record(msgspec.structs.replace(event, action=START), content)
 
-    async def _record(self, event: Event) -> Response:
+    async def _record(self, event: Event, content: bytes) -> Response:
         self._metrics.events.labels(event.action if event.action in ACTIONS else "other").inc()
         try:
+            learns = await asyncio.wait_for(self._hosted.hear(event, content), RECORD_S)
             number = await asyncio.wait_for(asyncio.to_thread(self._events.record, event), RECORD_S)
         except Exception as error:  # busy, full or gone; Label Studio waits one second inside an annotator's click
             log.error("event lost", action=event.action, project=event.project_id, error=f"{type(error).__name__}")
             return reply({"error": "store", "message": "The event could not be stored."}, status=503)
         log.info("event", action=event.action, project=event.project_id, number=number)
+        if event.action == START and learns:
+            return reply({"status": "accepted", "message": "The model learns.", "job": str(number or "")}, status=201)
         if event.action == START and number:
             return await self._answer_start(event, number)
         return reply({"status": "recorded" if number else "known", "job": str(number or "")}, status=201)

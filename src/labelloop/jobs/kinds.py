@@ -14,7 +14,7 @@ from labelloop.store.jobs import Job, Jobs
 log = structlog.get_logger(__name__)
 
 
-QUEUE_OF = {"retrain": "training"}
+QUEUE_OF = {"retrain": "training", "fit": "training"}
 """Kinds whose runs have a queue of their own, beside "jobs": what one worker does side by side."""
 
 

@@ -16,7 +16,7 @@ import structlog
 from labelloop.core.errors import JobError, LabelConfigError, ModelFailed, Overloaded, ShuttingDown
 from labelloop.core.regions import Prediction
 from labelloop.core.settings import Settings
-from labelloop.core.tasks import Task
+from labelloop.core.tasks import MediaRef, Task
 from labelloop.jobs.kinds import Held
 from labelloop.jobs.patience import Interrupted, Patience
 from labelloop.jobs.preannotate import Preannotation, Predict
@@ -24,10 +24,11 @@ from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.labelmap import read_labels_file
 from labelloop.learning.memory import keep
 from labelloop.serving.origins import Origins
-from labelloop.serving.predict import Predictor
+from labelloop.serving.predict import Predictor, SpoolOf
 from labelloop.serving.projects import View, build_view
 from labelloop.serving.slots import Slots
 from labelloop.serving.stage import Priority
+from labelloop.store.films import FilmParts
 from labelloop.store.jobs import Job, Jobs
 from labelloop.store.pages import Pages
 from labelloop.store.registry import ModelVersion, Registry
@@ -39,6 +40,10 @@ T = TypeVar("T")
 
 DEADLINE_S = 3600.0
 """For one page. Nobody waits; it only ends what would never end."""
+FILM_DEADLINE_S = 30 * 86_400.0
+"""For one film, which may last a day and be looked at by a slow model."""
+TELL_S = 30.0
+"""How often a job says how far it is in a film."""
 _LOOK_S = 0.2
 """How often somebody who waits for predictions looks whether this process ends."""
 
@@ -123,18 +128,20 @@ class Opener:
                     f"No class of {view.version.id} maps to a label of this project.",
                     hint='Add predicted_values="CLASS" to a <Label>, or give a labels file; see labelloop doctor.',
                 )
+            films = any(tag.shows_films for tag in view.label_map.fields)
             return Preannotation(
                 job,
                 client=client,
                 pages=self._pages(job, held),
                 view=view,
-                predict=self.predict(view, held.check),
+                predict=self._follow(job, view, held) if films else self.predict(view, held.check),
                 patience=patience,
                 expect=lambda total: self._jobs.expect(job.id, total),
                 tell=held.tell,
                 import_size=self._settings.import_size,
                 settle_s=self._settings.import_settle_s,
                 guest=held.guest,
+                one_by_one=films,
             )
         except BaseException:
             client.close()
@@ -157,8 +164,16 @@ class Opener:
         return Client(job.label_studio, token)
 
     def _view(self, job: Job, label_config: str) -> View:
-        version = self._registry.catalogue().find(job.model)
-        view = build_view(version, label_config, threshold=self._settings.score_threshold, aliases=self._aliases)
+        catalogue = self._registry.catalogue()
+        version = catalogue.find(job.model)
+        view = build_view(
+            version,
+            label_config,
+            threshold=self._settings.score_threshold,
+            aliases=self._aliases,
+            following=self._settings.following,
+            said=catalogue.called(version, job.project_id),
+        )
         if view.name != job.version:
             raise LabelConfigError(
                 f"The label config, the threshold or the labels file changed: predictions would now carry the version "
@@ -174,15 +189,29 @@ class Opener:
 
     def _wants_pictures(self, view: View) -> bool:
         engine, _ = self._slots.ensure(view.version).loaded.result()
-        return engine.wants != "nothing"
+        return engine.wants in ("picture", "text")
 
-    def predict(self, view: View, check: Callable[[], None]) -> Predict:
-        """The serving path at bulk priority, for one version. What `check` raises ends a page at once."""
+    def _follow(self, job: Job, view: View, held: Held) -> Predict:
+        """The serving path for films: it keeps what it detects, so that another worker goes on at the frame."""
+
+        def spool_of(ref: MediaRef) -> FilmParts:
+            return _Told(
+                self._engine, job.id, owner=held.worker, task_id=ref.task_id or 0, field=ref.key.field, tell=held.tell
+            )
+
+        return self.predict(view, held.check, spool_of=spool_of)
+
+    def predict(self, view: View, check: Callable[[], None], *, spool_of: SpoolOf | None = None) -> Predict:
+        """The serving path at bulk priority, for one version. What `check` raises ends a page at once. `spool_of` says
+        where is kept what was detected in films."""
+        deadline_s = DEADLINE_S if spool_of is None else FILM_DEADLINE_S
 
         async def page(tasks: Sequence[Task]) -> list[Prediction]:
             while True:
                 try:
-                    return await self._predictor.predict(tasks, view, priority=Priority.BULK, deadline_s=DEADLINE_S)
+                    return await self._predictor.predict(
+                        tasks, view, priority=Priority.BULK, deadline_s=deadline_s, spool_of=spool_of
+                    )
                 except Overloaded as busy:  # people first
                     await asyncio.sleep(busy.retry_after_s)
 
@@ -199,3 +228,19 @@ class Opener:
             return found
 
         return predict
+
+
+class _Told(FilmParts):
+    """Parts of a film whose job says now and then how far it is."""
+
+    def __init__(self, *args: Any, tell: Callable[[str, str], None], **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._tell = tell
+        self._task_id = named["task_id"]
+        self._told_s = time.monotonic()
+
+    def add(self, content: bytes, *, frame: int, frames_count: int) -> None:
+        super().add(content, frame=frame, frames_count=frames_count)
+        if time.monotonic() - self._told_s > TELL_S:
+            self._told_s = time.monotonic()
+            self._tell("info", f"Task {self._task_id}: frame {frame:,} of {frames_count:,}.")

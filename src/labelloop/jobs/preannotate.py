@@ -43,8 +43,9 @@ class Preannotation:
     """One job in the hands of one worker. Call `advance` until it says False, then `close`, which closes `client` too.
 
     `predict` answers one Prediction per task, in order. A `guest` helps while there are tasks that nobody has taken;
-    the owner of the job stays until all pages are stored, and does what dead workers left behind. Errors are
-    LabelloopErrors: the job cannot go on.
+    the owner of the job stays until all pages are stored, and does what dead workers left behind. `one_by_one`: tasks
+    have films, so each is a page of its own, and `advance` takes as long as its film. Errors are LabelloopErrors: the
+    job cannot go on.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Preannotation:
         import_size: int,
         settle_s: float,
         guest: bool = False,
+        one_by_one: bool = False,
     ) -> None:
         self._job = job
         self._guest = guest
@@ -70,8 +72,9 @@ class Preannotation:
         self._predict = predict
         self._patience = patience
         self._tell = tell
-        self._size = min(SMALLEST_PAGE, import_size)
-        self._import_size = import_size
+        self._smallest = 1 if one_by_one else SMALLEST_PAGE
+        self._import_size = 1 if one_by_one else import_size
+        self._size = min(self._smallest, self._import_size)
         self._storing_s = 0.0
         self._delivery = Delivery(
             client,
@@ -153,7 +156,7 @@ class Preannotation:
     def _resize(self, rate: float) -> None:
         """`rate` is in tasks per second."""
         page_s = min(max(PAGE_S, self._storing_s / STORING), LONGEST_PAGE_S)
-        self._size = min(max(int(rate * page_s), SMALLEST_PAGE), self._import_size)
+        self._size = min(max(int(rate * page_s), self._smallest), self._import_size)
 
     def _item(self, task_id: int, prediction: Prediction) -> dict[str, Any]:
         return {"task": task_id} | encode_prediction(prediction, self._view.label_map, task_id=task_id)

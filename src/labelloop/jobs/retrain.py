@@ -423,7 +423,9 @@ class Retrain:
         settings = self._parts.settings
         aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
         config = self._project().label_config
-        return build_view(version, config, threshold=settings.score_threshold, aliases=aliases)
+        return build_view(
+            version, config, threshold=settings.score_threshold, aliases=aliases, following=settings.following
+        )
 
     def _decline(self, why: str) -> Stage:
         self._held.tell("info", why)

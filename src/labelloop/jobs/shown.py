@@ -36,7 +36,9 @@ def show_serving(settings: Settings, registry: Registry, loops: Loops, project_i
 def _show(client: Client, project_id: int, version: ModelVersion, settings: Settings) -> str:
     project = client.project(project_id)
     aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
-    name = build_view(version, project.label_config, threshold=settings.score_threshold, aliases=aliases).name
+    name = build_view(
+        version, project.label_config, threshold=settings.score_threshold, aliases=aliases, following=settings.following
+    ).name
     if all(row.model_version != name for row in client.model_versions(project_id)):
         return f"Label Studio has no predictions of {name}; make them: labelloop prelabel {project_id}"
     if project.model_version != name:

@@ -51,4 +51,11 @@ def view_of(settings: Settings, registry: Registry, project: Project, model: str
     if version is None:
         raise unassigned(project.id)
     aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
-    return build_view(version, project.label_config, threshold=settings.score_threshold, aliases=aliases)
+    return build_view(
+        version,
+        project.label_config,
+        threshold=settings.score_threshold,
+        aliases=aliases,
+        following=settings.following,
+        said=catalogue.called(version, project.id),
+    )

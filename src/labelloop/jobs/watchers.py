@@ -181,6 +181,7 @@ class Views:
 
     def __init__(self, settings: Settings, version_of: VersionOf) -> None:
         self._threshold = settings.score_threshold
+        self._following = settings.following
         self._aliases: Mapping[str, str] = read_labels_file(settings.labels_file) if settings.labels_file else {}
         self._version_of = version_of
         self._built: dict[int, tuple[str, str, View]] = {}
@@ -192,6 +193,12 @@ class Views:
             raise unassigned(project.id)
         known = self._built.get(project.id)
         if known is None or known[:2] != (version.digest + version.id, project.label_config):
-            view = build_view(version, project.label_config, threshold=self._threshold, aliases=self._aliases)
+            view = build_view(
+                version,
+                project.label_config,
+                threshold=self._threshold,
+                aliases=self._aliases,
+                following=self._following,
+            )
             known = self._built[project.id] = version.digest + version.id, project.label_config, view
         return known[2]

@@ -34,17 +34,23 @@ class Label(msgspec.Struct, frozen=True):
 
 class ObjectTag(msgspec.Struct, frozen=True):
     """What is shown: `<Image>`, `<Text>`, `<Video>`... `field` is the key in the task's data; with `is_list` the
-    field holds a list of pages (`valueList`). With `by_url` it holds the address of a text, not the text."""
+    field holds a list of pages (`valueList`). With `by_url` it holds the address of a text, not the text. `frame_rate`
+    is what a `<Video>` says about it: a number, or `$field`."""
 
     name: str
     tag: str
     field: str
     is_list: bool = False
     by_url: bool = False
+    frame_rate: str = ""
 
     @property
     def shows_pictures(self) -> bool:
         return self.tag.lower() == "image"
+
+    @property
+    def shows_films(self) -> bool:
+        return self.tag.lower() == "video"
 
     @property
     def shows_texts(self) -> bool:
@@ -154,8 +160,12 @@ def _object(element: ET.Element) -> ObjectTag | None:
         return None
     is_list = element.get("valueList") is not None
     value = element.get("valueList") or element.get("value") or ""
+    if not value.startswith("$"):
+        return None
     by_url = element.get("valueType", "").lower() == "url"
-    return ObjectTag(element.get("name", ""), element.tag, value[1:], is_list, by_url) if value[:1] == "$" else None
+    # the editor does not look at the case of attributes, and templates write frameRate and framerate
+    rate = next((text for name, text in element.items() if name.lower() == "framerate"), "")
+    return ObjectTag(element.get("name", ""), element.tag, value[1:], is_list, by_url, rate)
 
 
 def _control(element: ET.Element) -> Control:

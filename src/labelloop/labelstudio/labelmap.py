@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from labelloop.core.errors import LabelConfigError
-from labelloop.core.regions import Box, MediaKey, Point, Polygon, Region, Span, Whole
+from labelloop.core.regions import Box, MediaKey, Point, Polygon, Region, Span, Track, Whole
 from labelloop.labelstudio.config import Control, Label, LabelConfig, ObjectTag
 from labelloop.labelstudio.names import Names, fold
 
@@ -21,27 +21,37 @@ DEFAULT_THRESHOLD = 0.3
 LIKELY = 0.5
 """Below it a choice of several that may be true at a time is more likely wrong than right."""
 
-Kind = Literal["box", "polygon", "point", "whole", "span"]
+Kind = Literal["box", "polygon", "point", "whole", "span", "track"]
 
-KIND_OF: Mapping[type, Kind] = {Box: "box", Polygon: "polygon", Point: "point", Whole: "whole", Span: "span"}
+KIND_OF: Mapping[type, Kind] = {
+    Box: "box",
+    Polygon: "polygon",
+    Point: "point",
+    Whole: "whole",
+    Span: "span",
+    Track: "track",
+}
 
 # For each kind of shape the controls that can draw it, best first. The bare geometry tags (Rectangle, Polygon) take
 # their label from a <Labels> control on the same object. A box on a polygon control becomes its four corners.
-# What is drawn on pictures only on <Image>: a <Video> is not one and must not be fetched as one.
+# Tracks are drawn on <Video>, what is drawn on pictures only on <Image>: a film must not be fetched as one.
 DRAWN_BY: Mapping[Kind, tuple[str, ...]] = {
     "box": ("RectangleLabels", "Rectangle", "PolygonLabels", "Polygon"),
     "polygon": ("PolygonLabels", "Polygon", "RectangleLabels", "Rectangle"),
     "point": ("KeyPointLabels", "KeyPoint"),
     "whole": ("Choices",),
     "span": ("Labels",),
+    "track": ("VideoRectangle",),
 }
-BARE = ("Rectangle", "Polygon", "KeyPoint")
+BARE = ("Rectangle", "Polygon", "KeyPoint", "VideoRectangle")
 
 KINDS_OF_TASK: Mapping[str, tuple[Kind, ...]] = {
-    "detect": ("box",),
+    "detect": ("box", "track"),
     "ocr": ("box", "polygon"),
     "classify": ("whole",),
     "pose": ("point", "box"),
+    "segment": ("polygon",),
+    "raw": (),  # it writes results itself
     "text": ("whole",),
     "ner": ("span",),
 }
@@ -130,10 +140,10 @@ def build_label_map(
     """
     classes = tuple(dict.fromkeys(classes))
     kinds = KINDS_OF_TASK.get(task, ("box",))
-    shown = [tag for tag in config.objects if _is_seen(tag, task)]
     names = {id(control): Names(control.labels) for control in config.controls}  # a control's own hash reads its labels
     targets: dict[tuple[str, Kind], tuple[Target, ...]] = {}
     for kind in kinds:
+        shown = [tag for tag in config.objects if _is_seen(tag, kind, task)]
         pictures = list(_pictures(config, kind, names, shown))
         for name in classes:
             wanted = _Wanted.of(name, (aliases or {}).get(name))
@@ -191,12 +201,12 @@ def _usual_threshold(control: Control) -> float:
     return DEFAULT_THRESHOLD
 
 
-def _is_seen(tag: ObjectTag, task: str) -> bool:
-    """Whether a model for this task looks at what `tag` shows. A <HyperText> is read without its markup, so places in
-    it are not those that Label Studio counts."""
+def _is_seen(tag: ObjectTag, kind: Kind, task: str) -> bool:
+    """Whether a model for this task finds things of this kind in what `tag` shows. A <HyperText> is read without its
+    markup, so places in it are not those that Label Studio counts."""
     if task in READS_TEXTS:
         return tag.shows_texts and (task == "text" or tag.tag.lower() == "text")
-    return tag.shows_pictures
+    return tag.shows_films if kind == "track" else tag.shows_pictures
 
 
 def _pictures(
@@ -240,6 +250,8 @@ def _labels_for(config: LabelConfig, kinds: Sequence[Kind]) -> Iterator[str]:
 
 
 def _expected(config: LabelConfig, kinds: Sequence[Kind]) -> list[Control]:
+    if not kinds:
+        return []
     tags = {tag for kind in kinds for tag in DRAWN_BY[kind]} | ({"Labels"} if kinds != ("whole",) else set())
     return [control for control in config.controls if control.tag in tags]
 
@@ -250,14 +262,18 @@ def _notes(config: LabelConfig, kinds: Sequence[Kind], task: str) -> Iterator[st
     for control in _expected(config, kinds):
         name = f'<{control.tag} name="{control.name}">'
         tags = [config.objects_by_name[to] for to in control.to_names if to in config.objects_by_name]
-        others = [f'<{tag.tag} name="{tag.name}">' for tag in tags if not _is_seen(tag, task)]
+        fits = [kind for kind in kinds if control.tag in ("Labels", *DRAWN_BY[kind])]
+        here = [tag for tag in tags if any(_is_seen(tag, kind, task) for kind in fits)]
+        others = [f'<{tag.tag} name="{tag.name}">' for tag in tags if tag not in here]
         if control.dynamic and not control.labels:
             yield (
                 f"{name} takes its labels from each task's data, so no class of the model can be mapped to them. "
                 f'Write <Label value="…"/> tags into it for those that the model should fill.'
             )
         if others:
-            yield f"{name} is not filled on {', '.join(others)}: this model {seen}."
+            looks = "looks at films (<Video>) only" if fits == ["track"] else seen
+            films = " On a <Video> it fills <VideoRectangle> with <Labels>." if "track" in kinds else ""
+            yield f"{name} is not filled on {', '.join(others)}: this model {looks}.{films}"
         if not tags:
             yield f"{name} is not filled: {','.join(control.to_names)!r} in its toName shows nothing of a task's data."
 
@@ -296,5 +312,5 @@ def _traits(target: Target) -> list[Any]:
     return [
         control.name, control.tag, shown.name, shown.field, shown.is_list, target.label, target.threshold,
         labels and labels.name, texts and texts.name, *(["several"] if control.several else []),
-        *(["url"] if shown.by_url else []),
+        *(["url"] if shown.by_url else []), *([shown.frame_rate] if shown.shows_films else []),
     ]  # fmt: skip

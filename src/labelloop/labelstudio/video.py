@@ -7,14 +7,16 @@ in straight lines, and wrong for the outline of a turned box.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from labelloop.core.errors import LabelloopError
-from labelloop.core.regions import KeyFrame, Region, Size, Track
-from labelloop.labelstudio.percent import decode_box, exact_box, number
+from labelloop.core.regions import Box, KeyFrame, Region, Size, Track
+from labelloop.labelstudio.config import ObjectTag
+from labelloop.labelstudio.percent import Canvas, decode_box, encoder, exact_box, number
 
 KIND = "videorectangle"
 PERCENT = Size(100, 100)
@@ -25,11 +27,29 @@ MOST_FRAMES = 3_000_000
 
 TIME_DIGITS = 6
 
+DEFAULT_FRAME_RATE = 24.0
+"""What the editor counts where the label config names no rate, or none that is a number."""
+
 
 class ExportError(LabelloopError):
     """A file is no export of Label Studio, or holds nothing that was asked for."""
 
     code = "export"
+
+
+def frame_rate_of(tag: ObjectTag, data: Mapping[str, Any]) -> float:
+    """The frames a second that the editor counts on this film of a task, read as the editor reads it: a number, or a
+    field of the task's data; one below 1 is the time from frame to frame."""
+    said: Any = tag.frame_rate
+    if tag.frame_rate.startswith("$"):
+        said = data.get(tag.frame_rate[1:])
+    try:
+        rate = float(said) if isinstance(said, str | int | float) else 0.0
+    except ValueError:
+        rate = 0.0
+    if not math.isfinite(rate) or rate <= 0:
+        return DEFAULT_FRAME_RATE
+    return rate if rate >= 1 else 1 / rate
 
 
 def read_export(data: bytes) -> list[dict[str, Any]]:
@@ -83,6 +103,24 @@ def encode_track(track: Track, *, size: Size) -> dict[str, Any]:
         "duration": track.duration_s,
         "sequence": [_encode_key(key, track, size) for key in track.keyframes],
     }
+
+
+def draw_track(track: Track, canvas: Canvas) -> dict[str, Any] | None:
+    """The `value` of a VideoRectangle that a model fills, without labels: four digits, nothing beyond the border. None
+    where nothing of it is left in the picture."""
+    draw = encoder(Box, "Rectangle")
+    assert draw is not None
+    sequence: list[dict[str, Any]] = []
+    for key in track.keyframes:
+        inside = draw(key.box, canvas)
+        if inside is not None:
+            time_s = key.time_s if key.time_s is not None else (key.frame / track.fps if track.fps else 0.0)
+            sequence.append({"frame": key.frame, "enabled": key.enabled, **inside, "time": round(time_s, TIME_DIGITS)})
+        elif sequence:
+            sequence[-1]["enabled"] = False
+    if not sequence:
+        return None
+    return {"framesCount": track.frames_count, "duration": track.duration_s, "sequence": sequence}
 
 
 def with_track(item: Mapping[str, Any], track: Track, *, size: Size) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -13,12 +13,13 @@ import msgspec
 import structlog
 
 from labelloop.core.errors import LabelloopError
-from labelloop.core.regions import MediaKey, Prediction, Raw, Region, Shape, Size, Span, Whole
+from labelloop.core.regions import MediaKey, Prediction, Raw, Region, Shape, Size, Span, Track, Whole
 from labelloop.core.tasks import Annotation, Event, MediaRef, Prompt, Task, TextRef
 from labelloop.labelstudio.config import Control, LabelConfig, ObjectTag
 from labelloop.labelstudio.labelmap import LabelMap, Target
 from labelloop.labelstudio.percent import NO_CANVAS, Canvas, Encode, decode_shape, encoder, fraction, number
 from labelloop.labelstudio.validate import sendable
+from labelloop.labelstudio.video import draw_track
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +52,7 @@ class SetupRequest(msgspec.Struct):
     schema: str | None = None
     hostname: str | None = None
     access_token: str | None = None
+    extra_params: Any = None
 
 
 _predict_decoder = msgspec.json.Decoder(PredictRequest)
@@ -150,6 +152,15 @@ def tasks_of(request: PredictRequest) -> list[Task]:
     ]
 
 
+def with_whole(tasks: Sequence[Task], body: bytes) -> list[Task]:
+    """The tasks of a `/predict` body that was decoded, each with all that it brings."""
+    rows = decode_object(body)["tasks"]
+    return [
+        msgspec.structs.replace(task, whole=row) if isinstance(row, dict) else task
+        for task, row in zip(tasks, rows, strict=True)
+    ]
+
+
 def media_refs(task: Task, objects: tuple[ObjectTag, ...]) -> list[MediaRef]:
     """One reference to each picture or text that `objects` show of this task, in their order: several may show the same
     field. A field that is absent gives a reference with an empty URI, so that its absence is an error of this task and
@@ -181,6 +192,7 @@ def prompt_of(request: PredictRequest, config: LabelConfig) -> Prompt | None:
     return Prompt(
         include=tuple(decode_regions([item for item in result if item.get("is_positive") is not False], config)),
         exclude=tuple(decode_regions([item for item in result if item.get("is_positive") is False], config)),
+        context=context,
     )
 
 
@@ -342,6 +354,8 @@ def _pen(target: Target, shape: type[Shape], media: MediaKey, size: Size | None)
     Two objects may show one field; a page beyond the first is only on those that show a list."""
     if target.object.field != media.field or (media.page and not target.object.is_list):
         return None
+    if shape is Track:
+        return _film_pen(target, size)
     encode = encoder(shape, target.control.tag)
     has_size = size is not None and size.width > 0 and size.height > 0
     if encode is None or not (has_size or shape in (Whole, Span)):
@@ -360,6 +374,22 @@ def _pen(target: Target, shape: type[Shape], media: MediaKey, size: Size | None)
         bare=None if target.label_control is None else _signed(target.control),
         texts=None if texts is None or shape is Span else _signed(texts),
         several=target.control.several,
+    )
+
+
+def _film_pen(target: Target, size: Size | None) -> _Pen | None:
+    """A track is one result, which names its labels itself, whoever offers them."""
+    if size is None or min(size) <= 0:
+        return None
+    named = {"to_name": target.object.name, "original_width": size.width, "original_height": size.height}
+    return _Pen(
+        encode=draw_track,
+        canvas=Canvas.of(size),
+        labels_key="labels",
+        named=named | {"origin": "prediction"} | _signed(target.control),
+        bare=None,
+        texts=None,
+        several=False,
     )
 
 

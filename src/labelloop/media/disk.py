@@ -25,6 +25,14 @@ class SharedFolder:
 
         Raises MediaRefused for a path that leads out of the folder, MediaTooLarge.
         """
+        path = self.find(relative)
+        try:
+            return self._read(path) if path is not None else None
+        except OSError:  # a folder that is closed to us
+            return None
+
+    def find(self, relative: str) -> Path | None:
+        """The file itself, for what is too large to be read at once; as `read`, without its limit."""
         if relative.startswith("/") or "\0" in relative or ".." in relative.replace("\\", "/").split("/"):
             raise _outside(relative)
         try:
@@ -32,7 +40,7 @@ class SharedFolder:
             if not path.is_relative_to(self._root):
                 raise _outside(relative)
             # a named pipe would block for ever, hence not just "exists"
-            return self._read(path) if path.is_file() else None
+            return path if path.is_file() else None
         except OSError:  # a name too long, a folder that is closed to us
             return None
 
@@ -45,10 +53,13 @@ class SharedFolder:
 
     def read_upload(self, relative: str) -> bytes | None:
         """An upload `<project>/<name>`, in any of the places where people mount them; its plain name last."""
-        for folder in _UPLOAD_FOLDERS:
-            if (found := self.read(folder + relative)) is not None:
-                return found
-        return self.read(relative.rpartition("/")[2])
+        path = self.find_upload(relative)
+        return None if path is None else self.read(str(path.relative_to(self._root)))
+
+    def find_upload(self, relative: str) -> Path | None:
+        """The file of an upload, as `read_upload` looks for it."""
+        names = [*(folder + relative for folder in _UPLOAD_FOLDERS), relative.rpartition("/")[2]]
+        return next((path for name in names if (path := self.find(name)) is not None), None)
 
 
 def _outside(relative: str) -> MediaRefused:

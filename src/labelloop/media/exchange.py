@@ -7,6 +7,7 @@ import socket
 import time
 import zlib
 from contextlib import suppress
+from typing import BinaryIO
 
 import httptools
 import msgspec
@@ -47,10 +48,11 @@ class Connection:
     def close(self) -> None:
         self._sock.close()
 
-    def exchange(self, request: bytes, *, max_bytes: int, deadline: float) -> Answer:
-        """Raises OSError (TimeoutError among them), HttpParserError, MediaTooLarge."""
+    def exchange(self, request: bytes, *, max_bytes: int, deadline: float, sink: BinaryIO | None = None) -> Answer:
+        """`sink`: where the body goes as it comes, when the status is 200. Raises OSError (TimeoutError among them),
+        HttpParserError, MediaTooLarge."""
         self.heard = False
-        answer = Answer(max_bytes)
+        answer = Answer(max_bytes, sink)
         feed = answer.parser.feed_data
         self._sock.settimeout(left_s(deadline))
         self._sock.sendall(request)
@@ -70,13 +72,14 @@ class Connection:
 class Answer:
     """What the parser reports. Its callbacks only take notes: an exception in one would arrive wrapped."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, sink: BinaryIO | None = None) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.headers: dict[str, str] = {}
         self.is_over = False
         self.is_reusable = False
         self._max_bytes = max_bytes
+        self._sink = sink
         self._head_bytes = 0
         self._in_body = False
         self._chunks: list[bytes] = []
@@ -110,6 +113,9 @@ class Answer:
             self.is_over = self.is_over or self._size > _ASIDE_LIMIT
         elif max(self._size, self._announced() or 0) > self._max_bytes:
             raise too_large(self._max_bytes)
+        elif self._sink is not None:
+            self._sink.writelines(self._chunks)
+            self._chunks.clear()
 
     def _announced(self) -> int | None:
         length = self.headers.get("content-length", "")
@@ -124,8 +130,12 @@ class Answer:
 
     def response(self) -> Response:
         """Raises MediaTooLarge, MediaUndecodable."""
-        raw = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         encoding = self.headers.get("content-encoding", "").strip().lower()
+        if self.status == 200 and self._sink is not None:
+            if encoding not in ("", "identity"):
+                raise MediaUndecodable(f"The server sent the content encoding {encoding!r}, which was not asked for.")
+            return Response(self.status, self.headers, b"")
+        raw = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         if self.status == 200 and encoding not in ("", "identity"):
             raw = _decode(raw, encoding, self._max_bytes)
         return Response(self.status, self.headers, raw)
@@ -141,7 +151,8 @@ def left_s(deadline: float) -> float:
 
 def too_large(max_bytes: int) -> MediaTooLarge:
     return MediaTooLarge(
-        f"The file is larger than {max_bytes:,} bytes.", hint="LABELLOOP_MEDIA_MAX_SIZE is the limit for one file."
+        f"The file is larger than {max_bytes:,} bytes.",
+        hint="LABELLOOP_MEDIA_MAX_SIZE is the limit for one file, LABELLOOP_FILM_MAX_SIZE that for a film.",
     )
 
 

@@ -8,6 +8,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -89,30 +90,46 @@ class Fetcher:
         self._timeout_s = timeout_s
         self._retries_s = tuple(retries_s)
 
-    def get(self, url: Url, source: Source, origin: Origin | None, *, known: Fetched | None = None) -> Fetched:
-        """The bytes at `url`, or `known` once more if its ETag is still the current one.
+    def get(
+        self,
+        url: Url,
+        source: Source,
+        origin: Origin | None,
+        *,
+        known: Fetched | None = None,
+        sink: BinaryIO | None = None,
+    ) -> Fetched:
+        """The bytes at `url`, or `known` once more if its ETag is still the current one. With a `sink` they go there as
+        they come, and are not held.
 
         Raises MediaError of every kind; after `timeout_s` for all tries and redirects together, MediaTimeout.
         """
         deadline = time.monotonic() + self._timeout_s
         for pause_s in self._retries_s:
             try:
-                return self._follow(url, source, origin, known=known, deadline=deadline)
+                return self._follow(url, source, origin, known=known, deadline=deadline, sink=sink)
             except Broken as error:
                 wait_s = _jittered(pause_s, at_least=error.after_s if isinstance(error, Busy) else 0.0)
                 if time.monotonic() + wait_s >= deadline:
                     raise
                 time.sleep(wait_s)
-        return self._follow(url, source, origin, known=known, deadline=deadline)
+        return self._follow(url, source, origin, known=known, deadline=deadline, sink=sink)
 
     def _follow(
-        self, url: Url, source: Source, origin: Origin | None, *, known: Fetched | None, deadline: float
+        self,
+        url: Url,
+        source: Source,
+        origin: Origin | None,
+        *,
+        known: Fetched | None,
+        deadline: float,
+        sink: BinaryIO | None,
     ) -> Fetched:
         etag = known.etag if known else ""
         base = parse_base(origin.base_url) if origin else None
         own, trusted = source.own, source.trusted
         for _ in range(_MAX_REDIRECTS + 1):
-            response = self._ask(url, origin if own else None, etag=etag, trusted=trusted, deadline=deadline)
+            response = self._ask(url, origin if own else None, etag=etag, trusted=trusted, deadline=deadline, sink=sink)
             if response.status == 200:
                 return Fetched(response.body, response.headers.get("etag", ""))
             if response.status == 304 and known and etag:
@@ -125,18 +142,24 @@ class Fetcher:
             own, trusted = own and there, trusted and there
         raise MediaRefused(f"{source.url} redirects more than {_MAX_REDIRECTS} times.", hint="Name the file itself.")
 
-    def _ask(self, url: Url, origin: Origin | None, *, etag: str, trusted: bool, deadline: float) -> Response:
+    def _ask(
+        self, url: Url, origin: Origin | None, *, etag: str, trusted: bool, deadline: float, sink: BinaryIO | None
+    ) -> Response:
         """One hop; with an `origin`, as its user, and once more after a 401 if there is a better token."""
-        response = self._send(url, _token(origin), etag=etag, trusted=trusted, deadline=deadline)
+        response = self._send(url, _token(origin), etag=etag, trusted=trusted, deadline=deadline, sink=sink)
         if response.status == 401 and origin is not None and _refresh(origin):
-            response = self._send(url, _token(origin), etag=etag, trusted=trusted, deadline=deadline)
+            response = self._send(url, _token(origin), etag=etag, trusted=trusted, deadline=deadline, sink=sink)
         return response
 
-    def _send(self, url: Url, token: str | None, *, etag: str, trusted: bool, deadline: float) -> Response:
+    def _send(
+        self, url: Url, token: str | None, *, etag: str, trusted: bool, deadline: float, sink: BinaryIO | None
+    ) -> Response:
         headers = {"If-None-Match": etag} if etag else {}
         if authorization := token or url.authorization:
             headers["Authorization"] = authorization
-        return self._transport.get(url, headers, max_bytes=self._max_bytes, deadline=deadline, trusted=trusted)
+        return self._transport.get(
+            url, headers, max_bytes=self._max_bytes, deadline=deadline, trusted=trusted, sink=sink
+        )
 
 
 def _jittered(pause_s: float, *, at_least: float) -> float:

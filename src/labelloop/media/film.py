@@ -104,8 +104,12 @@ def describe(path: Path) -> Film:
         )
 
 
-def read_frames(path: Path, *, first: int = 1, last: int | None = None, every: int = 1) -> Iterator[Frame]:
+def read_frames(
+    path: Path, *, first: int = 1, last: int | None = None, every: int = 1, needed: Size | None = None
+) -> Iterator[Frame]:
     """Frames `first`, `first + every`, … up to `last`, one in memory at a time (the decoder keeps a few more).
+
+    `needed`: the upright size that frames will be brought to; one that is more than twice as large comes in half size.
 
     Going in at `first` seeks to the key frame before it and decodes from there. Raises what `describe` raises, and
     MediaUndecodable, with the number of the last good frame, where the film breaks off.
@@ -121,7 +125,7 @@ def read_frames(path: Path, *, first: int = 1, last: int | None = None, every: i
             if number > end:
                 return
             if (number - first) % every == 0:
-                yield Frame(number, _seconds(frame, clock, number), _upright(frame))
+                yield Frame(number, _seconds(frame, clock, number), _upright(frame, needed))
     if number < end and first <= end:
         raise _cut_off(path, number, clock.frames_count)
 
@@ -149,10 +153,35 @@ def _seconds(frame: VideoFrame, clock: _Clock, number: int) -> float:
     return (number - 1) * clock.duration_s / max(clock.frames_count, 1)
 
 
-def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    rgb = frame.to_ndarray(format="rgb24")
+def _upright(frame: VideoFrame, needed: Size | None) -> NDArray[np.uint8]:
     turns = _rotation(frame) // 90 % 4
+    lying = Size(*needed[::-1]) if needed and turns % 2 else needed
+    rgb = _half(frame) if lying and _is_far_too_large(frame, lying) else frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(rgb, -turns)) if turns else np.asarray(rgb, np.uint8)
+
+
+def _is_far_too_large(frame: VideoFrame, needed: Size) -> bool:
+    halves = frame.format.name in ("yuv420p", "yuvj420p")
+    return halves and frame.width >= 2 * needed.width + 4 and frame.height >= 2 * needed.height + 4
+
+
+def _half(frame: VideoFrame) -> NDArray[np.uint8]:
+    """A frame in half its size (rounded down to even sides), averaged, from its planes: 1 ms for 1280 x 720, where
+    converting all of it and reducing that takes 3."""
+    import cv2
+
+    width, height = frame.width // 4 * 2, frame.height // 4 * 2
+    sizes = ((width, height), (width // 2, height // 2), (width // 2, height // 2))
+    planes = [
+        cv2.resize(_plane(plane), size, interpolation=cv2.INTER_AREA).ravel()
+        for plane, size in zip(frame.planes, sizes, strict=True)
+    ]
+    joined = np.concatenate(planes).reshape(height * 3 // 2, width)
+    return np.asarray(cv2.cvtColor(joined, cv2.COLOR_YUV2RGB_I420), np.uint8)
+
+
+def _plane(plane: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
 def _rotation(frame: VideoFrame) -> int:
@@ -180,7 +209,8 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         ) from error
     with container:
         if not container.streams.video:
-            raise MediaUndecodable(f"{path} has no picture.", hint="It holds sound only.")
+            hint = "It holds sound only, or was cut off before its first frame."
+            raise MediaUndecodable(f"{path} has no picture.", hint=hint)
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise MediaUndecodable(

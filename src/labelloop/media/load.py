@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from labelloop.core.errors import MediaUndecodable
 from labelloop.core.pictures import Picture
@@ -16,12 +19,13 @@ from labelloop.core.tasks import MediaRef
 from labelloop.media.cache import Cache, Entry
 from labelloop.media.disk import SharedFolder
 from labelloop.media.fetch import Fetched, Fetcher, decode_data_uri
+from labelloop.media.film_cache import FilmCache
 from labelloop.media.flights import Flights
 from labelloop.media.guard import Guard, Resolve, system_resolve
 from labelloop.media.image import decode
 from labelloop.media.references import Origin, OriginFor, Source, locate, no_address
 from labelloop.media.transport import Transport
-from labelloop.media.urls import Url
+from labelloop.media.urls import Url, shorten
 
 Observe = Callable[[str, float], None]
 """Called with "fetch" and "decode" (seconds) and "cache_hit" and "cache_miss" (1.0), from the loading thread."""
@@ -62,6 +66,11 @@ class MediaLoader:
         self._fetcher = Fetcher(
             self._transport, max_bytes=self._max_bytes, timeout_s=settings.media_timeout_s, retries_s=retries_s
         )
+        self._film_fetcher = Fetcher(
+            self._transport, max_bytes=settings.film_max_size, timeout_s=settings.film_timeout_s, retries_s=retries_s
+        )
+        self._films = FilmCache(settings.home / "cache" / "films", max_bytes=settings.film_cache_size)
+        self._film_max_bytes = settings.film_max_size
         self._cache = Cache(settings.home / "cache" / "media", max_bytes=settings.media_cache_size)
         self._uploads = self._folder(settings.image_dir)
         self._local_files = self._folder(settings.local_files_root)
@@ -87,6 +96,51 @@ class MediaLoader:
             raise
         finally:
             self._observe("decode", time.perf_counter() - started)
+
+    @contextmanager
+    def film(self, ref: MediaRef) -> Iterator[Path]:
+        """A film as a file, which stays while the block runs; it is never held in memory. A film that the block finds
+        to be none (MediaUndecodable) is fetched anew the next time."""
+        origin = self._origin_for(ref.project_id)
+        is_data = ref.uri[:5].lower() == "data:"
+        source = None if is_data else locate(ref, origin)
+        if source is not None and (path := self._find_shared(source)) is not None:
+            with _named(path, ref):
+                yield path
+            return
+        identity = source.identity if source is not None else f"data {ref.uri}"
+        fresh_s = math.inf if source is None or source.forever else self._ttl_s
+
+        def download(file: BinaryIO) -> None:
+            started = time.perf_counter()
+            try:
+                self._write_film(ref, source, origin, file)
+            finally:
+                self._observe("fetch", time.perf_counter() - started)
+                self._observe("cache_miss", 1.0)
+
+        with self._films.film(identity, download, fresh_s=fresh_s) as path:
+            try:
+                with _named(path, ref):
+                    yield path
+            except MediaUndecodable:
+                self._films.discard(identity)
+                raise
+
+    def _write_film(self, ref: MediaRef, source: Source | None, origin: Origin | None, file: BinaryIO) -> None:
+        if source is None:
+            file.write(decode_data_uri(ref.uri, max_bytes=self._film_max_bytes))
+        elif source.url is None:
+            raise no_address(ref.uri)
+        else:
+            self._film_fetcher.get(source.url, source, origin, sink=file)
+
+    def _find_shared(self, source: Source) -> Path | None:
+        if source.upload and self._uploads:
+            return self._uploads.find_upload(source.upload)
+        if source.local_file and self._local_files:
+            return self._local_files.find(source.local_file)
+        return None
 
     def close(self) -> None:
         """Close idle connections."""
@@ -140,3 +194,13 @@ class MediaLoader:
         self._observe("cache_hit" if fetched.is_known else "cache_miss", 1.0)
         self._cache.put(source.identity, fetched.body, etag=fetched.etag)
         return fetched.body
+
+
+@contextmanager
+def _named(path: Path, ref: MediaRef) -> Iterator[None]:
+    """Errors about the film call it as its task does: our own paths say nothing to whoever reads them there."""
+    try:
+        yield
+    except MediaUndecodable as error:
+        message = error.message.replace(str(path), shorten(ref.uri))
+        raise MediaUndecodable(message, hint=error.hint) from error

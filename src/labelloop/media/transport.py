@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 import time
+from typing import BinaryIO
 
 import httptools
 
@@ -45,9 +46,17 @@ class Transport:
         self._tls: ssl.SSLContext | None = None
 
     def get(
-        self, url: Url, headers: dict[str, str], *, max_bytes: int, deadline: float, trusted: bool = False
+        self,
+        url: Url,
+        headers: dict[str, str],
+        *,
+        max_bytes: int,
+        deadline: float,
+        trusted: bool = False,
+        sink: BinaryIO | None = None,
     ) -> Response:
-        """`deadline` is an instant of `time.monotonic`; redirects are returned, not followed.
+        """`deadline` is an instant of `time.monotonic`; redirects are returned, not followed. With a `sink` the body of
+        a 200 goes there, from its beginning on, and that of the response is empty.
 
         Raises Broken, MediaUnreachable (name, certificate), MediaTimeout, MediaTooLarge, MediaRefused (address),
         MediaUndecodable (content encoding).
@@ -56,20 +65,29 @@ class Transport:
         key = (*url.origin, trusted)
         while connection := self._take(key):
             try:
-                return self._exchange(key, connection, request, max_bytes=max_bytes, deadline=deadline)
+                return self._exchange(key, connection, request, max_bytes, deadline, sink)
             except Broken:
                 # the server closed an idle connection while we wrote; if it had begun to answer, this is news
                 if connection.heard:
                     raise
         connection = self._connect(url, deadline, trusted)
-        return self._exchange(key, connection, request, max_bytes=max_bytes, deadline=deadline)
+        return self._exchange(key, connection, request, max_bytes, deadline, sink)
 
     def _exchange(
-        self, key: _Key, connection: Connection, request: bytes, *, max_bytes: int, deadline: float
+        self,
+        key: _Key,
+        connection: Connection,
+        request: bytes,
+        max_bytes: int,
+        deadline: float,
+        sink: BinaryIO | None,
     ) -> Response:
         reusable = False
         try:
-            answer = connection.exchange(request, max_bytes=max_bytes, deadline=deadline)
+            if sink is not None:  # what an earlier try has left
+                sink.seek(0)
+                sink.truncate()
+            answer = connection.exchange(request, max_bytes=max_bytes, deadline=deadline, sink=sink)
             reusable = answer.is_reusable
         except TimeoutError as error:
             raise _late(key[1]) from error

@@ -15,14 +15,16 @@ from labelloop.core import plugins
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import LabelloopError, ModelError, ModelUnrecognised
 from labelloop.core.settings import Settings
-from labelloop.engines.base import Engine, EngineFactory, EngineOptions, cpu_threads
+from labelloop.engines.base import Desk, Engine, EngineFactory, EngineOptions, cpu_threads
 from labelloop.store.annotations import Annotations
 from labelloop.store.artifacts import Artifacts
 from labelloop.store.db import open_database
 from labelloop.store.events import Events
+from labelloop.store.fits import Fits
 from labelloop.store.jobs import Jobs
 from labelloop.store.registry import ModelVersion, Registry, parse_number
 from labelloop.store.scores import Scores
+from labelloop.store.values import Values
 from labelloop.store.watches import Watches
 from labelloop.store.workers import Workers
 
@@ -45,6 +47,8 @@ class Store(NamedTuple):
     annotations: Annotations
     watches: Watches
     scores: Scores
+    values: Values
+    fits: Fits
 
 
 def open_store(settings: Settings) -> Store:
@@ -55,7 +59,18 @@ def open_store(settings: Settings) -> Store:
     artifacts.sweep()
     registry, workers = Registry(engine, artifacts), Workers(engine)
     jobs = Jobs(engine, workers)
-    return Store(registry, Events(engine), workers, jobs, engine, Annotations(engine), Watches(engine), Scores(engine))
+    return Store(
+        registry,
+        Events(engine),
+        workers,
+        jobs,
+        engine,
+        Annotations(engine),
+        Watches(engine),
+        Scores(engine),
+        Values(engine),
+        Fits(engine),
+    )
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -159,10 +174,11 @@ def default_model(registry: Registry, model: str, settings: Settings) -> str:
     return registry.catalogue().find(model).id
 
 
-def load_engine(registry: Registry, settings: Settings, version: ModelVersion) -> Engine:
-    """Load one version onto the device of the settings. May take long."""
+def load_engine(registry: Registry, settings: Settings, version: ModelVersion, desk: Desk | None = None) -> Engine:
+    """Load one version onto the device of the settings. May take long. `desk` serves models that are other people's
+    code."""
     factory: EngineFactory = plugins.load("labelloop.engines", version.card.engine)
     options = EngineOptions(
-        device=settings.device, threads=settings.threads or cpu_threads(), max_batch=settings.max_batch
+        device=settings.device, threads=settings.threads or cpu_threads(), max_batch=settings.max_batch, desk=desk
     )
     return factory(registry.path(version), version.card, options)

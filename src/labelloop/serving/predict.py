@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -13,6 +14,7 @@ import structlog
 
 from labelloop.core.errors import (
     DeadlineExceeded,
+    FilmTooLong,
     LabelConfigError,
     LabelloopError,
     MediaNotFound,
@@ -24,10 +26,14 @@ from labelloop.core.metrics import Metrics
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import ItemError, MediaKey, Prediction, Region, Size
 from labelloop.core.tasks import MediaRef, Prompt, Task, TextRef
-from labelloop.engines.base import Engine
+from labelloop.engines.base import Engine, Question
+from labelloop.labelstudio.config import ObjectTag
+from labelloop.labelstudio.video import frame_rate_of
 from labelloop.labelstudio.wire import media_refs
 from labelloop.media.load import MediaLoader
 from labelloop.media.text import decode_text, plain_text
+from labelloop.serving.film_parts import Spool
+from labelloop.serving.films import Films, Wanted
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.projects import View
 from labelloop.serving.prompt import marks_on, select
@@ -53,12 +59,18 @@ REPORT_S = 0.5
 
 CLOSE_S = 2.0
 
-TRY_LATER = (DeadlineExceeded, ShuttingDown)
-"""The item was never tried, so asking again may help."""
+INTRODUCE_S = 600.0
+"""For a model that loads while a project asks for it; nobody waits that long."""
+
+TRY_LATER = (DeadlineExceeded, ShuttingDown, FilmTooLong)
+"""The item was never tried, so asking again may help; or it is a job's."""
 
 
 Score = Callable[[Sequence[Region], float], float]
 """How little a person needs to look at a task, in [0, 1]: from what is drawn on it and the best score that was not."""
+
+SpoolOf = Callable[[MediaRef], Spool]
+"""Where a job keeps what it has detected in a film."""
 
 Work = Callable[[Any, Engine], T]
 """What is done with a Picture, or the str of a text, in the thread that decoded it."""
@@ -111,6 +123,7 @@ class _Request(NamedTuple):
     window: asyncio.Semaphore
     prompt: Prompt | None = None
     look: Look | None = None
+    spool_of: SpoolOf | None = None
 
 
 class Predictor:
@@ -119,6 +132,7 @@ class Predictor:
     def __init__(
         self,
         media: MediaLoader,
+        films: Films,
         slots: Slots,
         events: Events,
         *,
@@ -129,6 +143,7 @@ class Predictor:
         queue_limit: int,
     ) -> None:
         self._media = media
+        self._films = films
         self._slots = slots
         self._events = events
         self._score = score
@@ -137,6 +152,8 @@ class Predictor:
         self._limit = queue_limit
         self._in_flight = 0
         self._reports: set[asyncio.Task[None]] = set()
+        # as many as there are versions; the library's own look-up costs more
+        self._counters = cache(lambda *labels: (metrics.requests.labels(*labels), metrics.tasks.labels(*labels)))
         self._loading: Stage[_Job, tuple[Size, Any]] = Stage(
             self._load, name="media", workers=media_workers, reserved=round(media_workers * RESERVED)
         )
@@ -166,16 +183,17 @@ class Predictor:
         deadline_s: float,
         prompt: Prompt | None = None,
         look: Look | None = None,
+        spool_of: SpoolOf | None = None,
     ) -> list[Prediction]:
         """One Prediction per task, in the order of `tasks`. Regions that no threshold lets through are left out, unless
-        `look` wants them.
+        `look` wants them. With `spool_of` films may be of any length.
 
         What is not done after `deadline_s` has an error with `retry` set.
         """
         deadline = time.monotonic() + deadline_s
         try:
-            async with self._slots.lease(view.version, deadline=deadline) as lease:
-                request = _Request(view, lease, priority, deadline, asyncio.Semaphore(WINDOW), prompt, look)
+            with await self._slots.lease(view.version, deadline=deadline) as lease:
+                request = _Request(view, lease, priority, deadline, asyncio.Semaphore(WINDOW), prompt, look, spool_of)
                 predictions = await in_order([self._predict_task(task, request) for task in tasks])
         except LabelloopError as error:  # no warm model: no task was tried
             predictions = [failed(error, view.name, retry=True)] * len(tasks)
@@ -188,7 +206,7 @@ class Predictor:
         """`work(picture, engine)` of each task's pictures, in order, done in the threads that decode them; or why a
         task has none. Raises LabelloopError when the model cannot be had."""
         deadline = time.monotonic() + deadline_s
-        async with self._slots.lease(view.version, deadline=deadline) as lease:
+        with await self._slots.lease(view.version, deadline=deadline) as lease:
             request = _Request(view, lease, priority, deadline, asyncio.Semaphore(WINDOW))
             return await in_order([self._examine_task(task, work, request) for task in tasks])
 
@@ -198,26 +216,65 @@ class Predictor:
                 done: T = (await self._loaded(ref, request, work))[1]
                 return done
 
-        refs = media_refs(task, request.view.label_map.fields)
+        refs = media_refs(task, tuple(tag for tag in request.view.label_map.fields if not tag.shows_films))
         found = await in_order([self._try(examined(ref), request) for ref in refs]) if refs else []
         errors = [one for one in found if isinstance(one, LabelloopError)]
         return errors[0] if errors else tuple(one for one in found if not isinstance(one, LabelloopError))
 
     def close(self) -> None:
         """End the threads; what was submitted has a moment to finish."""
+        self._films.close()
         self._loading.close(timeout_s=CLOSE_S)
 
     async def _predict_task(self, task: Task, request: _Request) -> Prediction:
         view = request.view
+        if request.lease.engine.wants == "task":
+            return await self._ask_about(task, request)
         if request.lease.engine.wants == "nothing":
             pictures = [self._infer(None, MediaKey(""), NO_SIZE, request)]
         else:
             refs = media_refs(task, view.label_map.fields)
             if not refs:
                 return _no_pictures(view)
-            pictures = [self._predict_picture(ref, request) for ref in _marked(refs, request.prompt)]
+            films = {tag.field: tag for tag in view.label_map.fields if tag.shows_films}
+            pictures = [
+                self._predict_film(ref, task, films[ref.key.field], request)
+                if ref.key.field in films
+                else self._predict_picture(ref, request)
+                for ref in _marked(refs, request.prompt)
+            ]
         found = await in_order([self._try(picture, request) for picture in pictures])
         return _combine(found, view.name, self._score)
+
+    async def _ask_about(self, task: Task, request: _Request) -> Prediction:
+        """The whole task -> a model that writes results itself."""
+        view, context = request.view, request.prompt.context if request.prompt else None
+        question = Question(_whole(task), _project_text(task), view.config_xml, context)
+        asking: Coroutine[Any, Any, Any] = request.lease.predict(
+            question, priority=request.priority, deadline=request.deadline, finish=_as_it_is
+        )
+        said = await self._try(asking, request)
+        if isinstance(said, LabelloopError):
+            return failed(said, view.name, retry=isinstance(said, TRY_LATER))
+        score = said.score if said.score is not None else self._score(said.regions, 0.0)
+        return Prediction(regions=said.regions, model=said.version or view.name, score=score)
+
+    async def introduce(self, view: View, project_id: int, *, wait_s: float) -> None:
+        """Let a model that is built for each project be built for this one, and wait a moment for that: what it calls
+        itself is not known before. Raises nothing: the first task will say what is wrong."""
+
+        async def build() -> None:
+            try:
+                with await self._slots.lease(view.version, deadline=time.monotonic() + INTRODUCE_S) as lease:
+                    engine: Any = lease.engine
+                    await asyncio.to_thread(engine.introduce, str(project_id), view.config_xml)
+            except LabelloopError as error:
+                log.warning("a model is not ready for a project", project=project_id, reason=str(error))
+
+        building = asyncio.create_task(build())
+        self._reports.add(building)
+        building.add_done_callback(self._reports.discard)
+        await asyncio.wait([building], timeout=wait_s)
 
     async def _predict_picture(self, ref: MediaRef, request: _Request) -> _Found:
         """fetch -> decode -> submit."""
@@ -225,6 +282,16 @@ class Predictor:
             work = request.look.prepare if request.look else _prepare
             size, prepared = await self._loaded(ref, request, work)
             return await self._infer(prepared, ref.key, size, request)
+
+    async def _predict_film(self, ref: MediaRef, task: Task, tag: ObjectTag, request: _Request) -> _Found:
+        """Each thing in the film as a track."""
+        if not ref.uri:
+            raise _no_reference(ref)
+        spool = request.spool_of(ref) if request.spool_of is not None else None
+        rate = frame_rate_of(tag, task.data)
+        wanted = Wanted(ref, rate, request.priority, request.deadline, spool)
+        size, regions = await self._films.follow(wanted, request.lease)
+        return await asyncio.to_thread(_kept, regions, ref.key, size, request)
 
     async def _loaded(self, ref: MediaRef, request: _Request, work: Work[Any]) -> tuple[Size, Any]:
         job = _Job(ref, request.lease.engine, request.lease.version, work)
@@ -255,10 +322,7 @@ class Predictor:
         """In a thread of the media stage, which takes one job at a time."""
         (job,) = jobs
         if not job.ref.uri:
-            raise MediaNotFound(
-                f"The task has no {job.ref.key.field!r}, which the label config shows.",
-                hint="Import the task again with this field, or correct the label config.",
-            )
+            raise _no_reference(job.ref)
         if job.engine.wants == "text":
             return [(NO_SIZE, job.work(self._read(job.ref), job.engine))]
         with self._media_metrics.counted_for(job.version):
@@ -275,8 +339,9 @@ class Predictor:
     async def _report(self, tasks: Sequence[Task], predictions: Sequence[Prediction], view: View) -> None:
         """Count, and say why tasks failed: in the log, the metrics and the store."""
         labels = (view.version.name, str(view.version.number))
-        self._metrics.requests.labels(*labels).inc()
-        self._metrics.tasks.labels(*labels).inc(len(tasks))
+        requests, answered = self._counters(*labels)
+        requests.inc()
+        answered.inc(len(tasks))
         lost = [(task, p.error) for task, p in zip(tasks, predictions, strict=True) if p.error is not None]
         if not lost:
             return
@@ -304,6 +369,18 @@ async def in_order(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 def failed(error: LabelloopError, model: str, *, retry: bool) -> Prediction:
     """The Prediction of a task that has no answer. `retry`: it was never tried, so asking again may help."""
     return Prediction(model=model, error=_item_error(error, retry=retry))
+
+
+def _as_it_is(said: Any) -> Any:
+    return said
+
+
+def _project_text(task: Task) -> str:
+    return "" if task.project_id is None else str(task.project_id)
+
+
+def _whole(task: Task) -> Mapping[str, Any]:
+    return task.whole if task.whole is not None else {"id": task.id, "data": task.data, "project": task.project_id}
 
 
 def _kept(regions: tuple[Region, ...], key: MediaKey, size: Size, request: _Request) -> _Found:
@@ -352,6 +429,13 @@ def _marked(refs: Sequence[MediaRef], prompt: Prompt | None) -> Sequence[MediaRe
         return refs
     marked = {mark.media for mark in (*prompt.include, *prompt.exclude)}
     return [ref for ref in refs if ref.key in marked] or refs
+
+
+def _no_reference(ref: MediaRef) -> MediaNotFound:
+    return MediaNotFound(
+        f"The task has no {ref.key.field!r}, which the label config shows.",
+        hint="Import the task again with this field, or correct the label config.",
+    )
 
 
 def _item_error(error: LabelloopError, *, retry: bool = False) -> ItemError:

@@ -28,6 +28,10 @@ NO_MODEL = "no-model"
 """What `/setup` answers as version for a project without a model; Label Studio wants a string that is not empty."""
 
 
+FOLLOWING = "bytetrack/1"
+"""What `Settings.following` says where nothing is set."""
+
+
 class View(msgspec.Struct, frozen=True):
     """One model version as one project sees it. `name` is the version string in Label Studio: it changes exactly
     when the model, its card, the label map or a threshold changes."""
@@ -36,6 +40,12 @@ class View(msgspec.Struct, frozen=True):
     config: LabelConfig
     label_map: LabelMap
     name: str
+    config_xml: str = ""
+
+    @property
+    def raw(self) -> bool:
+        """The model is given whole tasks, and writes results itself."""
+        return self.version.card.task == "raw"
 
 
 class _Seen(NamedTuple):
@@ -43,6 +53,7 @@ class _Seen(NamedTuple):
 
     config_xml: str
     view: View | None
+    said: str = ""
 
 
 class Projects:
@@ -53,6 +64,7 @@ class Projects:
 
     def __init__(self, settings: Settings, registry: Registry, slots: Slots, *, default: str | None = None) -> None:
         self._threshold = settings.score_threshold
+        self._following = settings.following
         self._aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
         self._registry = registry
         self._slots = slots
@@ -96,11 +108,12 @@ class Projects:
         """The serving version seen through a label config; None without a model. Raises LabelConfigError."""
         version = self.version_of(project_id)
         seen = self._seen.get(project_id)
-        if seen is not None and seen.config_xml == config_xml and _shows(seen.view, version):
+        said = "" if version is None else self.catalogue.called(version, project_id)
+        if seen is not None and seen.config_xml == config_xml and seen.said == said and _shows(seen.view, version):
             return seen.view
-        view = None if version is None else self._build(version, config_xml)
+        view = None if version is None else self._build(version, config_xml, said)
         with self._lock:
-            self._seen[project_id] = _Seen(config_xml, view)
+            self._seen[project_id] = _Seen(config_xml, view, said)
             self._seen.move_to_end(project_id)
             while len(self._seen) > MAX_PROJECTS:
                 self._seen.popitem(last=False)
@@ -140,12 +153,24 @@ class Projects:
         slot = self._slots.state_of(version)
         return slot is not None and slot.state == "ready"
 
-    def _build(self, version: ModelVersion, config_xml: str) -> View:
-        return build_view(version, config_xml, threshold=self._threshold, aliases=self._aliases)
+    def _build(self, version: ModelVersion, config_xml: str, said: str) -> View:
+        return build_view(
+            version, config_xml, threshold=self._threshold, aliases=self._aliases, following=self._following, said=said
+        )
 
 
-def build_view(version: ModelVersion, config_xml: str, *, threshold: float | None, aliases: Mapping[str, str]) -> View:
-    """One version seen through a label config; `threshold` None takes the model card's. Raises LabelConfigError."""
+def build_view(
+    version: ModelVersion,
+    config_xml: str,
+    *,
+    threshold: float | None,
+    aliases: Mapping[str, str],
+    following: str = FOLLOWING,
+    said: str = "",
+) -> View:
+    """One version seen through a label config; `threshold` None takes the model card's. `following` is the setting of
+    that name; `said` is what a hosted model calls itself (Catalogue.called), which Label Studio then knows it by.
+    Raises LabelConfigError."""
     config = parse_config(config_xml)
     card = version.card
     label_map = build_label_map(
@@ -165,8 +190,9 @@ def build_view(version: ModelVersion, config_xml: str, *, threshold: float | Non
         )
     for note in label_map.notes:
         log.warning("label config", model=version.id, note=note)
-    mark = hashlib.sha256(f"{version.digest}/{label_map.fingerprint}".encode()).hexdigest()[:8]
-    return View(version, config, label_map, f"{version.id}.{mark}")
+    films = f"/{following}" if any(tag.shows_films for tag in label_map.fields) else ""
+    mark = hashlib.sha256(f"{version.digest}/{label_map.fingerprint}{films}".encode()).hexdigest()[:8]
+    return View(version, config, label_map, said or f"{version.id}.{mark}", config_xml)
 
 
 def _shows(view: View | None, version: ModelVersion | None) -> bool:

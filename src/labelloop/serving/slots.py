@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +20,7 @@ from labelloop.core.errors import DeadlineExceeded, LabelloopError, ModelFailed
 from labelloop.core.metrics import Metrics
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Region, Size
-from labelloop.engines.base import Engine
+from labelloop.engines.base import Closable, Engine
 from labelloop.serving.stage import Priority, Stage
 from labelloop.store.registry import ModelVersion
 
@@ -35,12 +34,17 @@ RETRY_S = 60.0
 CLOSE_S = 2.0
 
 
+_Warm = tuple[Engine, Stage[Any, tuple[Region, ...]]]
+
+
 class Slot:
     """One model version in memory (or on its way there, or broken: then `error` says why)."""
 
     def __init__(self, version: ModelVersion) -> None:
         self.version = version
-        self.loaded: Future[tuple[Engine, Stage[Any, tuple[Region, ...]]]] = Future()
+        self.loaded: Future[_Warm] = Future()
+        self.warm: _Warm | None = None
+        """What `loaded` gives, to be read without the lock in it: every request looks."""
         self.leases = 0
         self.used_at = time.monotonic()
 
@@ -52,7 +56,7 @@ class Slot:
 
     def may_be_tried_again(self) -> bool:
         """A load that failed (a full GPU, a disk that was away) is worth another try after a while."""
-        return self.state == "failed" and time.monotonic() - self.used_at > RETRY_S
+        return self.warm is None and self.state == "failed" and time.monotonic() - self.used_at > RETRY_S
 
     @property
     def error(self) -> str:
@@ -60,12 +64,18 @@ class Slot:
 
 
 class Lease:
-    """The right to use a warm model; it is not unloaded meanwhile."""
+    """The right to use a warm model; it is not unloaded until the block is left."""
 
-    def __init__(self, engine: Engine, stage: Stage[Any, tuple[Region, ...]], version: ModelVersion) -> None:
-        self.engine = engine
+    def __init__(self, warm: _Warm, version: ModelVersion, end: Callable[[], None]) -> None:
+        self.engine, self._stage = warm
         self.version = version
-        self._stage = stage
+        self._end = end
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
 
     async def predict(
         self, prepared: Any, *, priority: Priority, deadline: float, finish: Callable[[tuple[Region, ...]], T]
@@ -108,28 +118,24 @@ class Slots:
         """The slot of a version, None when nobody asked for it yet."""
         return self._slots.get(_key(version))
 
-    @asynccontextmanager
-    async def lease(self, version: ModelVersion, *, deadline: float) -> AsyncIterator[Lease]:
-        """Wait until the version is warm, then hold it. Raises ModelFailed when it cannot be loaded, and
-        DeadlineExceeded when it is not warm by `deadline` (on `time.monotonic`)."""
+    async def lease(self, version: ModelVersion, *, deadline: float) -> Lease:
+        """Wait until the version is warm, then hold it: `with await lease(...)`. Raises ModelFailed when it cannot be
+        loaded, and DeadlineExceeded when it is not warm by `deadline` (on `time.monotonic`)."""
         with self._lock:  # found and leased in one step, or `trim` could take it away in between
             slot = self._ensure(version)
             slot.leases += 1
-        try:
-            if not slot.loaded.done():
-                waiting = asyncio.wrap_future(slot.loaded)
-                waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at below
-                await asyncio.wait([waiting], timeout=max(0.0, deadline - time.monotonic()))
-                if not slot.loaded.done():
-                    raise DeadlineExceeded(f"The model {version.id} is still loading.", hint="Ask again in a while.")
-            if (error := slot.loaded.exception()) is not None:
-                raise error
-            engine, stage = slot.loaded.result()
-            slot.used_at = time.monotonic()
-            yield Lease(engine, stage, version)
-        finally:
+
+        def end() -> None:
             with self._lock:
                 slot.leases -= 1
+
+        try:
+            warm = slot.warm or await _loaded(slot, deadline)
+        except BaseException:
+            end()
+            raise
+        slot.used_at = time.monotonic()
+        return Lease(warm, version, end)
 
     def trim(self, wanted: Sequence[ModelVersion]) -> None:
         """Let go of the least recently used models above the limit that nobody leases and no project needs."""
@@ -141,8 +147,9 @@ class Slots:
             for key, _ in gone:
                 del self._slots[key]
         for _, slot in gone:
-            _, stage = slot.loaded.result()
+            engine, stage = slot.loaded.result()
             stage.close()
+            _let_go(engine)
             self._metrics.models_ready.labels(slot.version.name, slot.version.number).set(0)
             log.info("model unloaded", model=slot.version.id)
 
@@ -151,7 +158,9 @@ class Slots:
         self._waiting.put(None)
         for slot in list(self._slots.values()):
             if slot.state == "ready":
-                slot.loaded.result()[1].close(timeout_s=CLOSE_S)
+                engine, stage = slot.loaded.result()
+                stage.close(timeout_s=CLOSE_S)
+                _let_go(engine)
 
     def _load_all(self) -> None:
         while (slot := self._waiting.get()) is not None:
@@ -172,7 +181,8 @@ class Slots:
         stage = self._stage(engine, version)
         log.info("model ready", model=version.id, seconds=round(time.perf_counter() - begun, 2))
         self._metrics.models_ready.labels(version.name, version.number).set(1)
-        slot.loaded.set_result((engine, stage))
+        slot.warm = engine, stage
+        slot.loaded.set_result(slot.warm)
 
     def _stage(self, engine: Engine, version: ModelVersion) -> Stage[Any, tuple[Region, ...]]:
         labels = (version.name, str(version.number))
@@ -205,12 +215,30 @@ class Slots:
 
 def warm(engine: Engine) -> None:
     """Run once on a grey picture (or a text), so that the first person does not pay for lazy initialisation."""
+    if engine.wants == "task":
+        return  # its code was read when it was loaded, and we have no task that it would understand
     if engine.wants == "text":
         engine.predict([engine.prepare("Some words.")])
         return
     width, height = engine.input_size or Size(64, 64)
     picture = Picture(np.full((height, width, 3), 114, np.uint8), Size(width, height))
     engine.predict([engine.prepare(picture)])
+
+
+async def _loaded(slot: Slot, deadline: float) -> _Warm:
+    """What a slot holds, once it does."""
+    if not slot.loaded.done():
+        waiting = asyncio.wrap_future(slot.loaded)
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at below
+        await asyncio.wait([waiting], timeout=max(0.0, deadline - time.monotonic()))
+        if not slot.loaded.done():
+            raise DeadlineExceeded(f"The model {slot.version.id} is still loading.", hint="Ask again in a while.")
+    return slot.loaded.result()
+
+
+def _let_go(engine: Engine) -> None:
+    if isinstance(engine, Closable):
+        engine.close()
 
 
 def _key(version: ModelVersion) -> str:

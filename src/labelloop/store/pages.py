@@ -166,6 +166,10 @@ class Pages:
         with self._engine.begin() as connection:
             self._set(connection, page, state="predicted", items=_pack(items), skipped=skipped)
             self._fail(connection, page.task_ids, failed)
+            parts = schema.film_parts  # of no use any more: the tracks are in the page
+            connection.execute(
+                sa.delete(parts).filter_by(job_id=self._job_id).where(parts.c.task_id.in_(page.task_ids))
+            )
             query = sa.select(schema.job_pages).filter_by(job_id=self._job_id, number=page.number)
             return _page(connection.execute(query).mappings().one())
 

@@ -20,6 +20,7 @@ from labelloop.store import moves, schema
 from labelloop.store.artifacts import Artifacts, hash_file
 from labelloop.store.db import upsert
 from labelloop.store.moves import Move, Pointer
+from labelloop.store.values import read_versions
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +69,8 @@ class Catalogue(msgspec.Struct, frozen=True):
 
     versions: tuple[ModelVersion, ...] = ()
     bindings: Mapping[int, Binding] = {}
+    said: Mapping[tuple[str, str], str] = {}
+    """By model and project the versions that hosted models call themselves."""
 
     def find(self, spec: str) -> ModelVersion:
         """The version that "NAME" or "NAME@NUMBER" means; a name alone means the newest version that people added, and
@@ -96,6 +99,10 @@ class Catalogue(msgspec.Struct, frozen=True):
             return self.find(default)
         added = {version.name for version in self.versions if not version.trained}
         return self.find(added.pop()) if len(added) == 1 else None
+
+    def called(self, version: ModelVersion, project_id: int | None) -> str:
+        """What a hosted model calls itself for a project, "" where it says nothing."""
+        return self.said.get((version.name, "" if project_id is None else str(project_id)), "")
 
     def meaning(self, spec: str) -> str:
         """The id of the version that `spec` means; `spec` itself where there is none any more."""
@@ -129,13 +136,15 @@ class Registry:
         self._artifacts = artifacts
 
     def catalogue(self) -> Catalogue:
-        """Read everything; two small queries."""
+        """Read everything; three small queries."""
         with self._engine.connect() as connection:
             versions = connection.execute(sa.select(schema.versions).order_by("name", "number")).mappings().all()
             bindings = connection.execute(sa.select(schema.bindings)).mappings().all()
+            said = read_versions(connection)
         return Catalogue(
             tuple(schema.as_struct(row, ModelVersion) for row in versions),
             {row["project_id"]: schema.as_struct(row, Binding) for row in bindings},
+            said,
         )
 
     def add(self, path: Path | None, card: ModelCard, *, trained: bool = False) -> ModelVersion:

@@ -205,6 +205,17 @@ job_pages = sa.Table(
     sa.Column("skipped", sa.Integer, nullable=False),  # tasks deleted, or predicted by others, meanwhile
 )
 
+film_parts = sa.Table(
+    "film_parts",
+    metadata,
+    sa.Column("job_id", sa.String(40), primary_key=True),
+    sa.Column("task_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("field", sa.String(200), primary_key=True),  # the key in the task's data
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # the last frame that was looked at
+    sa.Column("frames_count", sa.Integer, nullable=False),  # of the film
+    sa.Column("content", sa.LargeBinary, nullable=False),  # see serving/film_parts
+)
+
 job_failures = sa.Table(
     "job_failures",
     metadata,
@@ -268,3 +279,26 @@ observations = sa.Table(
     sa.Column("inconsistency", sa.Float),  # null: nobody looked twice
     sa.Column("embedding", sa.LargeBinary),  # float32, little-endian; null: nobody asked for it
 )
+
+model_values = sa.Table(
+    "model_values",
+    metadata,
+    sa.Column("model", sa.String(100), primary_key=True),  # the name alone: what is kept outlives versions
+    sa.Column("project", sa.String(40), primary_key=True),  # Label Studio's id as a text; empty: of no project
+    sa.Column("key", sa.String(200), primary_key=True),
+    sa.Column("value", sa.JSON),
+    sa.Column("changed_at", Moment, nullable=False),
+)
+
+fits = sa.Table(
+    "fits",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("model", sa.String(100), nullable=False),
+    sa.Column("project_id", sa.BigInteger, nullable=False),
+    sa.Column("action", sa.String(100), nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),  # compressed JSON
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("received_at", Moment, nullable=False),
+)
+sa.Index("ix_fits_whose", fits.c.model, fits.c.project_id)

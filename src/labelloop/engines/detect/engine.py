@@ -17,7 +17,7 @@ from labelloop.core.pictures import Picture
 from labelloop.core.regions import Box, Region, Size
 from labelloop.engines.base import EngineOptions, Wants
 from labelloop.engines.detect.head import Found
-from labelloop.engines.detect.prepare import Normaliser, Prepared, prepare
+from labelloop.engines.detect.prepare import Normaliser, Prepared, prepare, resized
 from labelloop.engines.detect.recognise import image_input, recognise
 from labelloop.engines.labels import BACKGROUND, MISSING
 from labelloop.engines.onnx import OnnxModel, read_signature
@@ -69,6 +69,10 @@ class DetectEngine:
     def prepare(self, picture: Picture) -> Prepared:
         """Resize and pad to the network's input; the picture itself can be freed afterwards."""
         return prepare(picture, self._spec)
+
+    def resized(self, size: Size) -> Size:
+        """What `prepare` brings a picture of this size to, without what it is padded with."""
+        return resized(size, self._spec)
 
     def predict(self, batch: Sequence[Prepared]) -> list[tuple[Region, ...]]:
         """Regions of each picture, best first, in pixels of the original; scores are above

@@ -57,6 +57,11 @@ def prepare(picture: Picture, spec: InputSpec) -> Prepared:
     return Prepared(planes=planes, offset_xy=(left, top), scale_xy=scale_xy, size=picture.size)
 
 
+def resized(size: Size, spec: InputSpec) -> Size:
+    """The size that `prepare` brings a picture of `size` to, without what it is padded with."""
+    return Size(*_place(size, spec.size_wh, spec)[:2]) if spec.size_wh else size
+
+
 def _full(value: float) -> Any:
     return lambda shape, dtype: np.full(shape, round(value), dtype)
 

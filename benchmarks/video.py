@@ -1,0 +1,109 @@
+"""How fast tracks are made of a film, against the detector alone in the same run. See README.md beside this file.
+
+python benchmarks/video.py --model yolox_nano_416.onnx --film woman_and_dog.mp4
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from labelloop.app import assemble, close
+from labelloop.core.cards import ModelCard
+from labelloop.core.pictures import Picture
+from labelloop.core.regions import MediaKey, Region, Track
+from labelloop.core.settings import read_settings
+from labelloop.core.tasks import MediaRef
+from labelloop.engines.base import Engine
+from labelloop.engines.labels import COCO
+from labelloop.media.film import describe, read_frames
+from labelloop.serving.films import Films, Wanted
+from labelloop.serving.media_metrics import MediaMetrics
+from labelloop.serving.models import add_model
+from labelloop.serving.stage import Priority
+from labelloop.video.lifespans import lifespans
+
+DAY_S = 86_400.0
+
+
+def detector_alone(engine: Engine, prepared: Sequence[Any]) -> float:
+    """Frames a second when all of them lie in memory, ready for the network; as many threads as the server uses."""
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(engine.parallel) as pool:
+        list(pool.map(lambda item: engine.predict([item]), prepared))
+    return len(prepared) / (time.perf_counter() - begun)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--film", type=Path, required=True)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--tracker", default="bytetrack")
+    parser.add_argument("--every", type=int, default=1)
+    arguments = parser.parse_args()
+    film = describe(arguments.film)
+    with tempfile.TemporaryDirectory() as home:
+        settings = read_settings(
+            home=Path(home),
+            local_files_root=arguments.film.parent,
+            log_level="warning",
+            tracker=arguments.tracker,
+            film_every=arguments.every,
+            device="cpu",
+        )
+        parts = assemble(settings)
+        card = ModelCard(name="detector", labels=COCO)
+        version = add_model(parts.store.registry, arguments.model, card, settings)
+        engine, _ = parts.slots.ensure(version).loaded.result()
+        prepared = [
+            engine.prepare(Picture(frame.rgb, film.size))
+            for frame in read_frames(arguments.film, every=arguments.every)
+        ]
+        films = Films(parts.media, settings, MediaMetrics(parts.metrics))
+        ref = MediaRef(f"/data/local-files/?d={arguments.film.name}", MediaKey("video"), 1, 1)
+
+        async def follow() -> tuple[Region, ...]:
+            wanted = Wanted(ref, film.fps, Priority.BULK, time.monotonic() + DAY_S, None)
+            async with parts.slots.lease(version, deadline=wanted.deadline) as lease:
+                return (await films.follow(wanted, lease))[1]
+
+        detector_alone(engine, prepared)
+        tops, rates, regions = [detector_alone(engine, prepared)], [], ()
+        for _ in range(arguments.runs):
+            begun = time.perf_counter()
+            regions = asyncio.run(follow())
+            rates.append(len(prepared) / (time.perf_counter() - begun))
+            tops.append(detector_alone(engine, prepared))
+        films.close()
+        close(parts)
+    shares = [rate / (sum(pair) / 2) for rate, pair in zip(rates, itertools.pairwise(tops), strict=True)]
+    size = f"{film.size.width} x {film.size.height}"
+    print(f"{film.frames_count} frames of {size}, {arguments.tracker}, every {arguments.every}")
+    print(f"the whole pipeline: {statistics.median(rates):.1f} frames/s ({rounded(rates)})")
+    print(f"the detector alone: {statistics.median(tops):.1f} frames/s ({rounded(tops)})")
+    listed = ", ".join(f"{one:.2f}" for one in shares)
+    print(f"share, each run beside its neighbours: {statistics.median(shares):.2f} ({listed})")
+    for region in regions:
+        if isinstance(region.shape, Track):
+            lives = ", ".join(f"{life.start} to {life.end}" for life in lifespans(region.shape))
+            print(f"  {region.label} {region.score:.2f}: frames {lives}, {len(region.shape.keyframes)} key frames")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    print(f"memory at its highest: {int(peak[1]) / 1024 if peak else 0:.0f} MB")
+
+
+def rounded(figures: Sequence[float]) -> str:
+    return ", ".join(f"{figure:.0f}" for figure in figures)
+
+
+if __name__ == "__main__":
+    main()

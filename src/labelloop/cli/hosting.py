@@ -1,0 +1,103 @@
+"""What `start` and `models add` share: options as tutorials write them, and a card for somebody's code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+import typer.core
+
+if TYPE_CHECKING:
+    from labelloop.core.cards import ModelCard
+
+WITH = ("--with", "--kwargs")
+
+
+class WithCommand(typer.core.TyperCommand):
+    """Takes `--with a=1 b=2 c=3`, as the official command line does: every following word with a "=" belongs to it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread(args))
+
+
+def spread(args: Sequence[str]) -> list[str]:
+    """`--with a=1 b=2` as `--with a=1 --with b=2`."""
+    found: list[str] = []
+    inside = False
+    for word in args:
+        if word in WITH:
+            inside = True
+            continue
+        if inside and "=" in word and not word.startswith("-"):
+            found += [WITH[0], word]
+            continue
+        inside = False
+        found.append(word)
+    return found
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """{"name": value} of words "name=value": numbers and truths become such, and a path that exists becomes absolute,
+    because the model does not run in this folder. Raises ModelError."""
+    from labelloop.core.errors import ModelError
+
+    options = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise ModelError(f"{word!r} is not NAME=VALUE.", hint="Write for instance --with device=cpu threshold=0.5")
+        options[name] = _value(text)
+    return options
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    is_path = "/" in text or Path(text).suffix
+    return str(Path(text).resolve()) if is_path and "://" not in text and Path(text).exists() else text
+
+
+def is_code(source: str) -> bool:
+    """Whether this names Python code and not a model file."""
+    path = Path(source if Path(source).exists() else source.rpartition(":")[0])
+    return path.is_dir() or path.suffix == ".py" or bool(re.search(r"\.py(:\w+)?$", source))
+
+
+def engine_for(path: Path) -> str:
+    """The engine that code is written for: the official SDK's names are in it, or it is a class of its own."""
+    written_for_sdk = path.is_dir() or "label_studio_ml" in path.read_text(encoding="utf-8", errors="replace")
+    return "sdk" if written_for_sdk else "own"
+
+
+def hosted_card(
+    source: str,
+    *,
+    engine: str | None,
+    name: str | None,
+    options: Sequence[str],
+    python: str | None,
+    model_dir: Path | None,
+) -> ModelCard:
+    """A card for the code in `source`, a folder or FILE.py[:Class]. Raises ModelError when it is not there."""
+    from labelloop.core.cards import Hosted, ModelCard
+    from labelloop.engines.sdk import path_of
+    from labelloop.serving.models import model_name
+
+    path = path_of(source)
+    full = str(path.resolve()) + source[len(str(path)) :] if source.startswith(str(path)) else str(path.resolve())
+    host = Hosted(
+        source=full.rstrip("/"),
+        python=str(Path(python).absolute()) if python else "",  # not resolved: a venv's python is a link
+        model_dir=str(model_dir.resolve()) if model_dir else "",
+        options=parse_options(options),
+    )
+    engine = engine or engine_for(path)
+    return ModelCard(name=name or model_name(path.resolve().stem), engine=engine, host=host)

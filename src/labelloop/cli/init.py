@@ -1,0 +1,93 @@
+"""`labelloop init`: a folder for a new backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+MODEL = '''\
+from label_studio_ml.model import LabelStudioMLBase
+from label_studio_ml.response import ModelResponse
+
+
+class NewModel(LabelStudioMLBase):
+    def setup(self):
+        """Called once for each project and label config: load the weights here."""
+        self.set("model_version", "new-model-1")
+
+    def predict(self, tasks, context=None, **kwargs):
+        """One prediction for each task, as Label Studio stores them."""
+        predictions = []
+        for task in tasks:
+            # from_name, to_name, value = self.get_first_tag_occurence("RectangleLabels", "Image")
+            # path = self.get_local_path(task["data"][value], task_id=task["id"])
+            predictions.append({"result": [], "score": 0.0})
+        return ModelResponse(predictions=predictions, model_version=self.get("model_version"))
+
+    def fit(self, event, data, **kwargs):
+        """Called for every annotation and for Start Training, in the background."""
+        if event == "START_TRAINING":
+            self.bump_model_version()
+'''
+
+WSGI = """\
+from label_studio_ml.api import init_app
+from {module} import {model}
+
+app = init_app(model_class={model})
+"""
+
+EXAMPLES = ("mmdetection",)
+
+
+def init(
+    name: str = typer.Argument(help="Folder to make."),
+    script: str = typer.Option(
+        None, "--script", "--from", help=f"FILE.py[:Class] to begin with, or a name: {', '.join(EXAMPLES)}."
+    ),
+    force: bool = typer.Option(False, "--force", help="Write over what is there."),
+    root_dir: Path = typer.Option(None, help="Folder to make it in (default: the working directory)."),
+) -> None:
+    """Make a folder for a backend: its model.py, _wsgi.py and requirements.txt."""
+    import shutil
+
+    from labelloop.core.errors import ModelError
+
+    folder = (root_dir or Path()) / name
+    if folder.exists() and not force:
+        raise ModelError(f"There is {folder} already.", hint="Choose another name, or pass --force.")
+    model, content = _beginning(script)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(content)
+    (folder / "_wsgi.py").write_text(WSGI.format(module="model", model=model))
+    (folder / "requirements.txt").write_text("# what model.py imports; label-studio-ml may be left out\n")
+    typer.echo(f"{folder} is made. Start it: labelloop start {folder}")
+
+
+def _beginning(script: str | None) -> tuple[str, str]:
+    """The class and the text of the new model.py."""
+    import ast
+
+    from labelloop.core.errors import ModelError
+    from labelloop.engines.isolated import FAR_SIDE
+    from labelloop.engines.sdk import path_of
+
+    if script is None:
+        return "NewModel", MODEL
+    if script in EXAMPLES:
+        path, wanted = FAR_SIDE / "examples" / f"{script}.py", ""
+    else:
+        path = path_of(script)
+        wanted = script[len(str(path)) + 1 :]
+        path = path / "model.py" if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8")
+        classes = [node.name for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    except (OSError, SyntaxError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.") from error
+    found = [one for one in classes if one == wanted] if wanted else classes[-1:]
+    if not found:
+        raise ModelError(f"{path} has no class {wanted}.", hint=f"It has: {', '.join(classes) or 'none'}.")
+    return found[0], text

@@ -1,0 +1,1 @@
+"""labelloop's stand-in."""

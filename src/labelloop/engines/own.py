@@ -1,0 +1,149 @@
+"""A class of the user's own as a model: ten lines with `labels` and `predict`, in a process of its own.
+
+`predict(picture)` is given an array uint8 [height, width, 3], RGB, upright (or a text, where its `task` is "text"), and
+returns a list of dictionaries: `label`, `score`, and a place in pixels: `box` (left, top, right, bottom, with `angle`
+in degrees clockwise), `polygon` (points), `point`, `mask` (truths [height, width]), or none for the picture as a whole;
+`text` for what is read there.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from labelloop.core.cards import Hosted, ModelCard
+from labelloop.core.errors import LabelloopError, ModelError, ModelFailed
+from labelloop.core.pictures import Picture
+from labelloop.core.regions import Box, Point, Polygon, Region, Shape, Size, Whole
+from labelloop.engines.base import EngineOptions, Wants
+from labelloop.engines.isolated import Died, Isolated, Program
+from labelloop.engines.sdk import OPEN_S, digest_of_code, path_of
+
+TASKS = ("detect", "segment", "ocr", "classify", "pose", "text")
+
+SMALLEST_PIXELS = 4
+"""Parts of a mask below this are specks."""
+
+
+class OwnEngine:
+    """One object of the user's class, called for one item at a time or, with `predict_batch`, for `max_batch`."""
+
+    needs_file = False
+    input_size: Size | None = None
+    parallel = 1
+
+    def __init__(self, path: Path | None, card: ModelCard, options: EngineOptions) -> None:
+        del path
+        if card.host is None:
+            raise ModelError(f"The model {card.name} names no code.", hint="Add it: labelloop models add FILE.py:Class")
+        folder = options.desk.folder(card.name) if options.desk is not None else None
+        self._timeout_s = card.host.timeout_s
+        self._host = _host(card.name, card.host, folder)
+        try:
+            about = self._host.call("about", timeout_s=OPEN_S)
+        except LabelloopError:
+            self._host.close()
+            raise
+        self.classes = card.labels
+        self.max_batch = max(1, about["max_batch"])
+        self.wants: Wants = "text" if card.task == "text" else "picture"
+
+    @staticmethod
+    def describe(path: Path | None, card: ModelCard) -> ModelCard:
+        """The card with the labels and the task that the class says; it is built for that once. Raises ModelError."""
+        del path
+        if card.host is None:
+            raise ModelError("The engine own hosts a class.", hint="Name it: labelloop models add FILE.py:Class")
+        host = _host(card.name, card.host, None)
+        try:
+            about = host.call("about", timeout_s=OPEN_S)
+        finally:
+            host.close()
+        if about["task"] not in TASKS:
+            raise ModelError(f"{card.host.source} says task = {about['task']!r}.", hint=f"Known: {', '.join(TASKS)}.")
+        if not about["labels"]:
+            raise ModelError(f"{card.host.source} has no labels.", hint='Write labels = ("cat", "dog") into the class.')
+        code = msgspec.structs.replace(card.host, code=digest_of_code(str(path_of(card.host.source))))
+        return msgspec.structs.replace(card, labels=tuple(about["labels"]), task=about["task"], host=code)
+
+    def prepare(self, item: Picture | str) -> Any:
+        return item if isinstance(item, str) else np.ascontiguousarray(item.rgb)
+
+    def predict(self, batch: Sequence[Any]) -> list[tuple[Region, ...] | Exception]:
+        """Regions of each item, best first, or why there are none. A crash fails the item that it came with alone."""
+        try:
+            answers = self._host.call("predict", items=list(batch), timeout_s=self._timeout_s)
+        except Died as error:
+            if len(batch) == 1:
+                return [error]
+            return [self.predict([item])[0] for item in batch]
+        return [self._read(answer) for answer in answers]
+
+    def close(self) -> None:
+        self._host.close()
+
+    def _read(self, answer: Mapping[str, Any]) -> tuple[Region, ...] | Exception:
+        if "error" in answer:
+            return ModelFailed(answer["error"])
+        try:
+            regions = [region for found in answer["found"] for region in regions_of(found)]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return ModelFailed(f"It answered what cannot be read: {type(error).__name__}: {error}.")
+        return tuple(sorted(regions, key=lambda region: -(region.score or 0.0)))
+
+
+def _host(name: str, host: Hosted, folder: Path | None) -> Isolated:
+    """With `folder` None it is only looked at, and its log goes beside nothing that stays."""
+    place = folder or Path(tempfile.mkdtemp(prefix="labelloop-own-"))
+    path = path_of(host.source)
+    opening = {"source": host.source, "options": dict(host.options), "model_dir": host.model_dir or str(place)}
+    program = Program(name, "own.py", host.python, path if path.is_dir() else path.parent, opening=("open", opening))
+    return Isolated(program, log_file=place / "log.txt")
+
+
+def regions_of(found: Mapping[str, Any]) -> list[Region]:
+    """The regions that one dictionary means: several where a mask has several parts. Raises what a wrong one raises."""
+    label, text = found.get("label"), found.get("text")
+    score = None if found.get("score") is None else float(found["score"])
+    if score is not None and not math.isfinite(score):
+        raise ValueError(f"the score is {score}")
+    name = None if label is None else str(label)
+    return [Region(shape, name, score, None if text is None else str(text)) for shape in _shapes(found)]
+
+
+def _shapes(found: Mapping[str, Any]) -> list[Shape]:
+    if "box" in found:
+        left, top, right, bottom = (_finite(value) for value in found["box"])
+        return [Box((left, top, right, bottom), _finite(found.get("angle", 0.0)))]
+    if "polygon" in found:
+        return [Polygon(tuple((_finite(x), _finite(y)) for x, y in found["polygon"]))]
+    if "point" in found:
+        x, y = found["point"]
+        return [Point(_finite(x), _finite(y))]
+    if "mask" in found:
+        return list(outlines(np.asarray(found["mask"])))
+    return [Whole()]
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"a coordinate is {number}")
+    return number
+
+
+def outlines(mask: np.ndarray[Any, Any]) -> list[Polygon]:
+    """The outer outlines of the parts of a mask [height, width], in pixels; holes are filled."""
+    import cv2
+
+    if mask.ndim != 2:
+        raise ValueError(f"the mask has the shape {mask.shape}, not [height, width]")
+    found, _ = cv2.findContours((mask != 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    kept = [contour for contour in found if len(contour) > 2 and cv2.contourArea(contour) >= SMALLEST_PIXELS]
+    return [Polygon(tuple((float(x) + 0.5, float(y) + 0.5) for x, y in contour[:, 0])) for contour in kept]

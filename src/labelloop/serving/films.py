@@ -1,0 +1,224 @@
+"""A film -> tracks: frames are decoded, looked at and linked side by side, and none of them is kept.
+
+One thread of its own per film decodes, hands frames to the model's stage and links what comes back, in order. At most
+WINDOW frames are on their way, so the model's threads always have work and the memory does not grow with the film.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+
+from labelloop.core.errors import FilmTooLong, ShuttingDown
+from labelloop.core.pictures import Picture
+from labelloop.core.regions import Region, Size
+from labelloop.core.settings import Settings
+from labelloop.core.tasks import MediaRef
+from labelloop.engines.base import Resizer
+from labelloop.media.film import Film, Frame, describe, read_frames
+from labelloop.media.load import MediaLoader
+from labelloop.serving.film_parts import Looked, Spool, detections_of, packed, unpacked
+from labelloop.serving.media_metrics import MediaMetrics
+from labelloop.serving.slots import Lease
+from labelloop.serving.stage import Priority
+from labelloop.video.camera import Camera
+from labelloop.video.link import Clock, Linker, LinkOptions
+from labelloop.video.overlap import Floats
+
+log = structlog.get_logger(__name__)
+
+WINDOW = 12
+"""Frames between "decoded" and "linked"."""
+
+AT_A_TIME = 4
+"""Films in work; further ones wait."""
+
+PART_S = 5.0
+"""How much work a kill costs at most."""
+
+
+class Wanted(NamedTuple):
+    """Which film is asked for, and how. `frame_rate` is what the template counts; `spool` keeps what was detected, and
+    allows a film of any length; None: somebody waits for the answer."""
+
+    ref: MediaRef
+    frame_rate: float
+    priority: Priority
+    deadline: float
+    spool: Spool | None
+
+
+class Films:
+    """Follows things through the films of tasks."""
+
+    def __init__(self, media: MediaLoader, settings: Settings, media_metrics: MediaMetrics) -> None:
+        self._media = media
+        self._media_metrics = media_metrics
+        self._options = LinkOptions(tracker=settings.tracker)
+        self._every = settings.film_every
+        self._live_s = settings.film_live_s
+        self._threads = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="film")
+        self._ended = threading.Event()
+
+    async def follow(self, wanted: Wanted, lease: Lease) -> tuple[Size, tuple[Region, ...]]:
+        """The film's upright size, and a Region with a Track for each thing in it.
+
+        Raises MediaError: no film, one that is cut off, or (FilmTooLong) one that takes longer than a request may; and
+        what the model's stage raises. Cancelling it ends the work within a frame or two.
+        """
+        stop = threading.Event()
+        work = partial(self._follow, wanted, lease, asyncio.get_running_loop(), stop)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            stop.set()
+
+    def close(self) -> None:
+        """End the threads; what is being followed fails with ShuttingDown."""
+        self._ended.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _follow(
+        self, wanted: Wanted, lease: Lease, loop: asyncio.AbstractEventLoop, stop: threading.Event
+    ) -> tuple[Size, tuple[Region, ...]]:
+        def go_on() -> None:
+            if stop.is_set() or self._ended.is_set():
+                raise ShuttingDown("Nobody waits for this film any more.")
+
+        with self._media_metrics.counted_for(lease.version), self._media.film(wanted.ref) as path:
+            go_on()
+            film = describe(path)
+            if wanted.spool is None and film.duration_s > self._live_s:
+                raise _too_long(film, self._live_s)
+            if film.variable_rate:
+                log.info("the frames of a film are not evenly spaced; boxes are placed by time", film=str(path))
+            begun = time.perf_counter()
+            looking = _Looking(film, self._options, self._every, lease, loop, wanted)
+            regions = looking.run(go_on)
+            seconds = time.perf_counter() - begun
+            log.info("film followed", task=wanted.ref.task_id, frames=film.frames_count, seconds=round(seconds, 1))
+            return film.size, regions
+
+
+class _Looking:
+    """One film on its way through the model."""
+
+    def __init__(
+        self,
+        film: Film,
+        options: LinkOptions,
+        every: int,
+        lease: Lease,
+        loop: asyncio.AbstractEventLoop,
+        wanted: Wanted,
+    ) -> None:
+        clock = Clock(film.fps, film.duration_s, wanted.frame_rate)
+        self._film = film
+        self._options = options
+        self._every = every
+        self._lease = lease
+        self._loop = loop
+        self._wanted = wanted
+        self._places = {label: place for place, label in enumerate(lease.engine.classes)}
+        self._linker = Linker(options, classes=lease.engine.classes, clock=clock, steps_per_s=film.fps / every)
+        self._camera = Camera() if self._linker.wants_camera else None
+        self._waiting: deque[tuple[Frame, Floats | None, Future[tuple[Region, ...]]]] = deque()
+        self._part: list[Looked] = []
+        self._part_since = time.monotonic()
+        self._name = msgspec.json.encode((film.size, film.frames_count, film.fps, every)).decode()
+
+    def run(self, go_on: Callable[[], None]) -> tuple[Region, ...]:
+        """`go_on` is called for each frame, and raises when the work is to end."""
+        try:
+            for frame in self._frames(first=self._recall()):
+                go_on()
+                self._submit(frame)
+                while len(self._waiting) >= WINDOW:
+                    self._take()
+            while self._waiting:
+                go_on()
+                self._take()
+        finally:
+            for *_, future in self._waiting:
+                future.cancel()
+        self._keep()
+        return self._linker.finish()
+
+    def _recall(self) -> int:
+        """Link again what was detected before; the next frame to look at."""
+        spool, first = self._wanted.spool, 1
+        for content in spool.parts() if spool is not None else ():
+            part = unpacked(content, film=self._name)
+            if part is None:  # the film was replaced meanwhile
+                assert spool is not None
+                spool.clear()
+                return 1
+            for looked in part:
+                self._link(looked)
+            first = part[-1].number + self._every
+        return first
+
+    def _frames(self, *, first: int) -> Iterator[Frame]:
+        """Frames from `first` on. The camera's motion needs the one before as well."""
+        engine, size = self._lease.engine, self._film.size
+        needed = engine.resized(size) if isinstance(engine, Resizer) else engine.input_size
+        start = first - self._every if self._camera is not None and first > self._every else first
+        for frame in read_frames(self._film.path, first=start, every=self._every, needed=needed):
+            if frame.number >= first:
+                yield frame
+            elif self._camera is not None:
+                self._camera.moved(frame.rgb, width=size.width)
+
+    def _submit(self, frame: Frame) -> None:
+        prepared = self._lease.engine.prepare(Picture(frame.rgb, self._film.size))
+        moved = self._camera.moved(frame.rgb, width=self._film.size.width) if self._camera is not None else None
+        asked = self._ask(prepared)
+        future = asyncio.run_coroutine_threadsafe(asked, self._loop)
+        self._waiting.append((msgspec.structs.replace(frame, rgb=frame.rgb[:0]), moved, future))
+
+    def _ask(self, prepared: Any) -> Coroutine[Any, Any, tuple[Region, ...]]:
+        wanted = self._wanted
+        return self._lease.predict(
+            prepared, priority=wanted.priority, deadline=wanted.deadline, finish=lambda regions: regions
+        )
+
+    def _take(self) -> None:
+        """The oldest frame on its way."""
+        frame, moved, future = self._waiting.popleft()
+        try:
+            regions = future.result()
+        except CancelledError as error:
+            raise ShuttingDown("labelloop is stopping.") from error
+        found = detections_of(regions, self._places, at_least=self._options.low)
+        looked = Looked(frame.number, frame.time_s, found, moved)
+        self._link(looked)
+        if self._wanted.spool is not None:
+            self._part.append(looked)
+            if time.monotonic() - self._part_since > PART_S:
+                self._keep()
+
+    def _link(self, looked: Looked) -> None:
+        self._linker.add(looked.time_s, looked.found, camera=looked.camera)
+
+    def _keep(self) -> None:
+        spool, part = self._wanted.spool, self._part
+        if spool is not None and part:
+            content = packed(part, film=self._name)
+            spool.add(content, frame=part[-1].number, frames_count=self._film.frames_count)
+        self._part, self._part_since = [], time.monotonic()
+
+
+def _too_long(film: Film, limit_s: float) -> FilmTooLong:
+    return FilmTooLong(
+        f"The film lasts {film.duration_s:.0f} s, and /predict follows things through films of up to {limit_s:.0f} s.",
+        hint="Run: labelloop prelabel PROJECT; the limit is LABELLOOP_FILM_LIVE_S.",
+    )

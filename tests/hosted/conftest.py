@@ -1,0 +1,3 @@
+from reference.running_server import start
+
+__all__ = ["start"]

@@ -1,0 +1,115 @@
+"""Films through `/predict`: short ones are answered with tracks, longer ones are left to a job."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labelloop.core.regions import Size
+from labelloop.labelstudio.video import decode_track
+from labelloop.testing import FakeLabelStudio
+from labelloop.video.lifespans import boxes_by_frame
+from reference.film_scene import FILM_CONFIG, HEIGHT, SIDE, WIDTH, SquareEngine, across, write_scene
+from reference.running_server import Backend, Start
+
+CONFIG = FILM_CONFIG.format(rate=25)
+
+
+@pytest.fixture
+def serve(start: Start, tmp_path: Path) -> Callable[..., Backend]:
+    def serve(engine: SquareEngine | None = None, **settings: Any) -> Backend:
+        backend = start(engine=engine or SquareEngine(), local_files_root=tmp_path, **settings)
+        backend.parts.store.registry.bind(1, "cars", reason="test")
+        backend.parts.projects.refresh()
+        return backend
+
+    return serve
+
+
+def task(path: Path, number: int = 7) -> dict[str, Any]:
+    return {"id": number, "data": {"video": f"/data/local-files/?d={path.name}"}}
+
+
+def test_a_short_film_is_answered_with_tracks(serve: Callable[..., Backend], tmp_path: Path) -> None:
+    backend = serve()
+    version = backend.setup(1, config=CONFIG)
+    answer = backend.predict([task(write_scene(tmp_path / "a.mp4"))], config=CONFIG).json()
+    (found,) = answer["results"]
+    assert found["model_version"] == version
+    (item,) = found["result"]
+    assert item["value"]["labels"] == ["Red"]
+    (region,) = decode_track(item, size=Size(WIDTH, HEIGHT))
+    boxes = boxes_by_frame(region.shape)
+    assert set(boxes) == set(range(1, 51))
+    left, top = across(25)
+    assert boxes[25].xyxy == pytest.approx((left, top, left + SIDE, top + SIDE), abs=5)
+
+
+def test_a_longer_film_is_a_jobs_and_not_stored_as_done(serve: Callable[..., Backend], tmp_path: Path) -> None:
+    engine = SquareEngine()
+    backend = serve(engine, film_live_s=1.5)
+    films = [
+        task(write_scene(tmp_path / name, frames=frames), number)
+        for number, (name, frames) in enumerate([("long.mp4", 50), ("short.mp4", 30)], start=1)
+    ]
+    long, short = backend.predict(films, config=CONFIG).json()["results"]
+    assert "result" not in long
+    assert "The film lasts 2 s" in long["error"]
+    assert "labelloop prelabel" in long["error"]
+    assert len(short["result"]) == 1
+    assert engine.looked < 35
+
+
+def test_a_film_beside_a_bad_one_and_one_without_a_name(serve: Callable[..., Backend], tmp_path: Path) -> None:
+    backend = serve()
+    (tmp_path / "bad.mp4").write_bytes(b"no film at all")
+    tasks = [task(tmp_path / "bad.mp4", 1), {"id": 2, "data": {}}, task(write_scene(tmp_path / "good.mp4"), 3)]
+    bad, nameless, good = backend.predict(tasks, config=CONFIG).json()["results"]
+    assert "is no film" in bad["error"]
+    assert "no 'video'" in nameless["error"]
+    assert len(good["result"]) == 1
+
+
+def test_a_film_that_label_studio_keeps_is_fetched_once(
+    serve: Callable[..., Backend], studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    data = write_scene(tmp_path / "a.mp4").read_bytes()
+    uri = studio.add_upload(studio.add_project("films", CONFIG), "film.mp4", data)
+    backend = serve(label_studio_url=studio.url, label_studio_token=studio.token)
+    for number in (1, 2):
+        (found,) = backend.predict([{"id": number, "data": {"video": uri}}], config=CONFIG).json()["results"]
+        assert len(found["result"]) == 1
+    assert sum("film.mp4" in path for path in studio.paths()) == 1
+    (kept,) = (path for path in (backend.home / "cache" / "films").iterdir() if not path.suffix)
+    assert kept.read_bytes() == data
+
+
+def test_who_hangs_up_ends_the_work(serve: Callable[..., Backend], tmp_path: Path) -> None:
+    import httpx
+
+    begun = threading.Event()
+    engine = SquareEngine(at=lambda count: begun.set() if count > 5 else None)
+    backend = serve(engine)
+    film = task(write_scene(tmp_path / "a.mp4", frames=1000))
+    body = {"tasks": [film], "project": "1.1", "label_config": CONFIG, "params": {}}
+
+    def ask() -> None:
+        with pytest.raises(httpx.HTTPError), httpx.Client(base_url=backend.url, trust_env=False) as http:
+            http.post("/predict", json=body, timeout=httpx.Timeout(30, read=1.0))
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    assert begun.wait(30)
+    caller.join()
+    backend.wait(
+        lambda: not any(thread.name.startswith("film") and _is_busy(backend) for thread in threading.enumerate())
+    )
+    assert engine.looked < 1000
+
+
+def _is_busy(backend: Backend) -> bool:
+    return backend.parts.predictor._in_flight > 0
