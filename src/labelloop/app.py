@@ -214,7 +214,7 @@ def _worker(
     kinds = Kinds(store.jobs, openers, shared=["prelabel"])
     sweep(settings, training)
     triggers, learners = Triggers(training), FitTriggers(store.fits, store.jobs, store.registry)
-    return Worker(store.jobs, store.workers, kinds, engine, look=lambda: (triggers.look(), learners.look()))
+    return Worker(store.jobs, store.workers, kinds, engine, look=lambda: triggers.look() + learners.look())
 
 
 def training_of(store: Store, *, default: str | None = None, address: str = "") -> Training:
