@@ -211,7 +211,7 @@ class Worker:
                 raise Cancelled
             if job.owner != self.name and not self._jobs.claim(job, self.name):
                 return None
-            verb = "goes on" if job.started_at else "begins"
+            verb = "continues" if job.started_at else "begins"
             self._jobs.tell(job_id, "info", f"Run {job.run} {verb} on worker {self.name}.")
             self._running[job_id] = self._kinds.open(job, worker=self.name, check=self._check)
         return self._running[job_id]
