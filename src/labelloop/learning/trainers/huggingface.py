@@ -1,0 +1,346 @@
+"""The trainer `transformers`: RT-DETR, RT-DETRv2 and D-FINE fine-tuned from a local folder, on a GPU or a CPU.
+
+All weights are trained, the backbone's at a tenth of the rate, as the authors do (Zhao et al., DETRs beat YOLOs on
+real-time object detection, CVPR 2024). What is left is again a folder (packed), so that it can be trained further; with
+the option `export` it is an ONNX file instead, if that finds the same boxes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+
+from labelloop.core.cards import InputSpec, ModelCard
+from labelloop.core.errors import LabelloopError, ModelError
+from labelloop.core.geometry import iou
+from labelloop.core.regions import Box, Region
+from labelloop.engines.base import Engine, EngineOptions
+from labelloop.engines.model_folder import pack, unpacked
+from labelloop.learning.trainers.base import (
+    Progress,
+    Report,
+    Stopped,
+    Trained,
+    TrainerFailed,
+    TrainRequest,
+    read_options,
+    replace_file,
+)
+
+ARCHITECTURES = ("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection", "DFineForObjectDetection")
+MODEL, EXPORTED = "model.zip", "model.onnx"
+RESERVE = 0.15
+"""Of the budget for writing and checking what was trained."""
+CHECKPOINT_EVERY_S = 30.0
+WITNESSES = 24
+DRAWN = 0.3
+"""Boxes with this score or more must be the same in the exported file: what people would see."""
+SAME_IOU, SAME_SCORE, SAME_SHARE = 0.98, 0.02, 0.99
+
+
+class TransformersOptions(msgspec.Struct, frozen=True):
+    """`rate` is the learning rate, a tenth of it for the backbone. `clip` is the largest norm of a step's gradient.
+    `max_steps` ends training by steps instead of by time. `export` asks for an ONNX file."""
+
+    batch: int = 4
+    rate: float = 1e-4
+    weight_decay: float = 1e-4
+    clip: float = 0.1
+    max_steps: int | None = None
+    export: bool = False
+
+
+class TransformersTrainer:
+    name: ClassVar[str] = "transformers"
+
+    def refuses(self, request: TrainRequest) -> str | None:
+        missing = [name for name in ("transformers", "torch") if find_spec(name) is None]
+        if missing:
+            return f"{' and '.join(missing)} is not installed: pip install 'labelloop[train]'."
+        card = request.base_card
+        if request.base is None or card is None or card.engine != "transformers":
+            return "It begins from a folder of transformers: labelloop models add FOLDER."
+        if card.family not in ARCHITECTURES:
+            return f"It trains RT-DETR, RT-DETRv2 and D-FINE, and {card.name} is a {card.family}."
+        return None
+
+    def train(self, request: TrainRequest, report: Report) -> Trained:
+        """Raises TrainerFailed when the budget is too short for a step, and LabelloopErrors."""
+        from labelloop.learning.trainers import views
+
+        options = read_options(request.options, TransformersOptions, trainer=self.name)
+        assert request.base is not None
+        folder = request.out / "folder"
+        shutil.rmtree(folder, ignore_errors=True)
+        with unpacked(request.base) as base:
+            shutil.copytree(base, folder)
+        run = _Run(folder, request, options, views.read_samples(request.data, "train", request.labels))
+        steps, loss, seconds = run.learn(report)
+        run.save(folder)
+        path = request.out / MODEL
+        replace_file(path, lambda target: pack(folder, target))
+        card = _card(request)
+        metrics = {"steps": float(steps), "loss": loss, "seconds": seconds}
+        if not options.export:
+            return Trained(path, card, metrics)
+        return _exported(run, request, path, card, metrics, report)
+
+
+class _Run:
+    """A model on its way. Everything heavy is imported inside."""
+
+    def __init__(self, folder: Path, request: TrainRequest, options: TransformersOptions, samples: Any) -> None:
+        import torch
+        from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+        torch.set_num_threads(request.threads)
+        torch.manual_seed(request.seed)
+        self._request, self._options, self._samples = request, options, samples
+        self._began = time.monotonic()
+        self.device = request.device if torch.cuda.is_available() else "cpu"
+        names = dict(enumerate(request.labels))
+        self.model = AutoModelForObjectDetection.from_pretrained(
+            folder,
+            id2label=names,
+            label2id={label: index for index, label in names.items()},
+            ignore_mismatched_sizes=True,  # the class layers, where there are other labels
+            local_files_only=True,
+            trust_remote_code=False,
+        ).to(self.device)
+        self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self.spec = spec_of(self.processor.to_dict())
+        slow = [one for name, one in self.model.named_parameters() if "backbone" in name and one.requires_grad]
+        fast = [one for name, one in self.model.named_parameters() if "backbone" not in name and one.requires_grad]
+        groups = [{"params": slow, "lr": options.rate / 10}, {"params": fast, "lr": options.rate}]
+        self._rates = [options.rate / 10, options.rate]
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+        self.step, self._before_s = self._resumed()
+
+    def learn(self, report: Report) -> tuple[int, float, float]:
+        """Steps, the last loss, seconds. Raises Stopped after writing a checkpoint."""
+        end_s = self._request.budget_s * (1 - RESERVE)
+        rng = np.random.default_rng(self._request.seed + self.step)
+        message = f"{len(self._samples)} pictures at {'x'.join(map(str, self.spec.size_wh or ()))} on {self.device}"
+        message = f"going on from step {self.step}" if self.step else message
+        report(Progress(step=self.step, seconds=self._before_s, message=message))
+        loss, saved = float("nan"), time.monotonic()
+        self.model.train()
+        try:
+            while (progress := self._progress(end_s)) < 1:
+                loss = self._one(rng, progress)
+                self.step += 1
+                report(Progress(step=self.step, steps=self._options.max_steps, seconds=self._seconds(), loss=loss))
+                if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+                    self._keep()
+                    saved = time.monotonic()
+        except Stopped:
+            self._keep()
+            raise
+        if not self.step:
+            raise TrainerFailed(
+                f"{self._request.budget_s:g} s were not enough for a single step.", hint="Give it minutes, or a GPU."
+            )
+        if not np.isfinite(loss):
+            raise TrainerFailed("The loss is no number any more.", hint="Lower the option rate.")
+        return self.step, loss, self._seconds()
+
+    def save(self, folder: Path) -> None:
+        """As `save_pretrained` writes it."""
+        for path in folder.iterdir():
+            if path.suffix == ".safetensors" or path.name.endswith(".index.json"):
+                path.unlink()
+        self.model.eval().to("cpu").save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def _one(self, rng: np.random.Generator, progress: float) -> float:
+        import torch
+
+        from labelloop.engines.detect.prepare import Normaliser
+        from labelloop.learning.trainers.views import Plan, make_view
+
+        chosen = rng.integers(0, len(self._samples), min(self._options.batch, len(self._samples)))
+        plans = [Plan(int(number), bool(rng.random() < 0.5)) for number in chosen]
+        shown = [make_view(self._samples[plan.sample], plan, self.spec) for plan in plans]
+        pixels = Normaliser(self.spec, dtype="float32").tensor([view.prepared for view in shown], size=len(shown))
+        truth = [self._truth(view) for view in shown]
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * min(1.0, (self.step + 1) / 20) * 0.5 * (1 + np.cos(np.pi * progress))
+        loss = self.model(pixel_values=torch.from_numpy(pixels).to(self.device), labels=truth).loss
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._options.clip)
+        self.optimiser.step()
+        return float(loss.detach())
+
+    def _truth(self, view: Any) -> dict[str, Any]:
+        """Class numbers [m], and boxes [m, 4] as centre, width and height in shares of the picture."""
+        import torch
+
+        width, height = self.spec.size_wh or (1, 1)
+        x0, y0, x1, y1 = (view.xyxy / (width, height, width, height)).T
+        boxes = np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], axis=1).astype(np.float32)
+        return {
+            "class_labels": torch.from_numpy(view.labels).to(self.device),
+            "boxes": torch.from_numpy(boxes.reshape(-1, 4)).to(self.device),
+        }
+
+    def _seconds(self) -> float:
+        return self._before_s + time.monotonic() - self._began
+
+    def _progress(self, end_s: float) -> float:
+        if self._options.max_steps is not None:
+            return self.step / self._options.max_steps
+        return self._seconds() / max(end_s, 1e-3)
+
+    def _keep(self) -> None:
+        import torch
+
+        state = {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self._seconds(),
+            "fingerprint": self._request.fingerprint(),
+        }
+        replace_file(self._request.checkpoint, lambda path: torch.save(state, path))
+
+    def _resumed(self) -> tuple[int, float]:
+        import torch
+
+        if not self._request.checkpoint.is_file():
+            return 0, 0.0
+        state = torch.load(self._request.checkpoint, weights_only=True, map_location=self.device)
+        if state["fingerprint"] != self._request.fingerprint():
+            return 0, 0.0
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        return int(state["step"]), float(state["seconds"])
+
+
+def spec_of(processor: Mapping[str, Any]) -> InputSpec:
+    """How an image processor prepares pictures. Raises ModelError for one that does what we cannot."""
+    size = processor.get("size") or {}
+    if "height" not in size or "width" not in size or processor.get("do_pad"):
+        raise ModelError(
+            f"The image processor makes pictures of {size}, and only a fixed height and width can be trained.",
+            hint='Set "size": {"height": 640, "width": 640} and "do_pad": false in preprocessor_config.json.',
+        )
+    normal = bool(processor.get("do_normalize"))
+    mean, std = processor.get("image_mean") or (0, 0, 0), processor.get("image_std") or (1, 1, 1)
+    return InputSpec(
+        size_wh=(int(size["width"]), int(size["height"])),
+        color="rgb",
+        resize="stretch",
+        pad=0.0,
+        scale=float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 1.0,
+        mean=tuple(map(float, mean)) if normal else (0.0, 0.0, 0.0),  # type: ignore[arg-type]
+        std=tuple(map(float, std)) if normal else (1.0, 1.0, 1.0),  # type: ignore[arg-type]
+    )
+
+
+def _card(request: TrainRequest) -> ModelCard:
+    base = request.base_card
+    assert base is not None
+    return ModelCard(
+        name=base.name,
+        engine="transformers",
+        family=base.family,
+        labels=request.labels,
+        description="Trained by labelloop.",
+        licence=base.licence,
+    )
+
+
+# --- as one ONNX file, if that says the same ----------------------------------------------------------
+
+
+def _exported(
+    run: _Run, request: TrainRequest, packed: Path, card: ModelCard, metrics: dict[str, float], report: Report
+) -> Trained:
+    """The ONNX file, if it finds the same boxes on pictures that people drew on; else the folder, and why."""
+    path = request.out / EXPORTED
+    told = msgspec.structs.replace(card, engine="detect", family="detr-raw", input=run.spec)
+    try:
+        replace_file(path, lambda target: _write_onnx(run, target))
+        share = _same_boxes(packed, card, path, told, request)
+    except (LabelloopError, RuntimeError, ValueError, TypeError, ImportError) as error:
+        report(Progress(step=run.step, message=f"no ONNX file: {error}"))
+        return Trained(packed, card, metrics)
+    metrics = metrics | {"export_same_boxes": share}
+    if share < SAME_SHARE:
+        message = (
+            f"no ONNX file: it finds {share:.1%} of the boxes where transformers does, {SAME_SHARE:.0%} are needed"
+        )
+        report(Progress(step=run.step, message=message))
+        return Trained(packed, card, metrics)
+    return Trained(path, told, metrics)
+
+
+def _write_onnx(run: _Run, target: Path) -> None:
+    import warnings
+
+    import torch
+
+    model = run.model.eval()
+
+    class Outputs(torch.nn.Module):
+        """Nothing but what the decoder reads."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixel_values: Any) -> tuple[Any, Any]:
+            found = self.model(pixel_values=pixel_values)
+            return found.logits, found.pred_boxes
+
+    width, height = run.spec.size_wh or (640, 640)
+    with warnings.catch_warnings():  # of tracing: shapes are fixed on purpose
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Outputs(),
+            (torch.zeros(1, 3, height, width),),
+            str(target),
+            input_names=["pixel_values"],
+            output_names=["logits", "pred_boxes"],
+            opset_version=17,
+            dynamo=False,
+        )
+
+
+def _same_boxes(packed: Path, card: ModelCard, path: Path, told: ModelCard, request: TrainRequest) -> float:
+    """The share of boxes that people would see which the exported file has too, with the same label, IoU 0.98 and a
+    score within 0.02, and the other way round. Both are fed the same pixels."""
+    from labelloop.engines.detect import DetectEngine
+    from labelloop.engines.huggingface import TransformersEngine
+    from labelloop.learning.trainers.views import MAX_PIXELS, read_samples
+    from labelloop.media.image import decode
+
+    engines: list[Engine] = [
+        TransformersEngine(packed, card, EngineOptions(device="cpu")),
+        DetectEngine(path, told, EngineOptions(device="cpu")),
+    ]
+    same = seen = 0
+    for sample in read_samples(request.data, "train", request.labels)[:WITNESSES]:
+        picture = decode(sample.path.read_bytes(), max_pixels=MAX_PIXELS)
+        sides = [
+            [region for region in engine.predict([engine.prepare(picture)])[0] if (region.score or 0.0) >= DRAWN]
+            for engine in engines
+        ]
+        for mine, others in (sides, sides[::-1]):
+            same += sum(any(_is_same(region, other) for other in others) for region in mine)
+            seen += len(mine)
+    return same / seen if seen else 0.0
+
+
+def _is_same(one: Region, other: Region) -> bool:
+    boxes = [np.array([region.shape.xyxy]) for region in (one, other) if isinstance(region.shape, Box)]
+    close = abs((one.score or 0.0) - (other.score or 0.0)) <= SAME_SCORE
+    return one.label == other.label and close and len(boxes) == 2 and float(iou(*boxes)[0, 0]) >= SAME_IOU
