@@ -7,6 +7,7 @@ the option `export` it is an ONNX file instead, if that finds the same boxes.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -171,7 +172,7 @@ class _Run:
         pixels = Normaliser(self.spec, dtype="float32").tensor([view.prepared for view in shown], size=len(shown))
         truth = [self._truth(view) for view in shown]
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * min(1.0, (self.step + 1) / 20) * 0.5 * (1 + np.cos(np.pi * progress))
+            group["lr"] = rate * min(1.0, (self.step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * progress))
         loss = self.model(pixel_values=torch.from_numpy(pixels).to(self.device), labels=truth).loss
         self.optimiser.zero_grad()
         loss.backward()
