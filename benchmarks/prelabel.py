@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,6 +149,7 @@ class Turns:
             time.sleep(0.05)
         self._peer.send_signal(signal.SIGSTOP)
         self._before = self._pictures
+        self._before_s = processor_s(pid=self._peer.pid)
         self._peer_s = self._job_s = 0.0
         self._since = time.perf_counter()
 
@@ -177,11 +178,12 @@ class Turns:
         worker.send_signal(signal.SIGCONT)
         self._since = time.perf_counter()
 
-    def end(self) -> float:
-        """Pictures per second of the model alone."""
+    def end(self) -> tuple[float, float]:
+        """Pictures per second of the model alone, and its processor seconds a picture."""
+        pictures, used_s = self._pictures - self._before, processor_s(pid=self._peer.pid) - self._before_s
         self._peer.kill()
         self._peer.wait()
-        return (self._pictures - self._before) / self._peer_s
+        return pictures / self._peer_s, used_s / pictures
 
 
 def import_alone(place: Place, items: Sequence[dict[str, Any]], sizes: Sequence[int]) -> float:
@@ -200,15 +202,28 @@ def import_alone(place: Place, items: Sequence[dict[str, Any]], sizes: Sequence[
         return len(ids) / seconds
 
 
+def processor_s(*, pid: int | None = None, group: int | None = None) -> float:
+    """Processor seconds of a process, or of all processes in a group, so far: they tell what a task costs also where
+    other programs take turns with ours."""
+    found = 0
+    for file in [Path(f"/proc/{pid}/stat")] if pid else Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # a process that has just ended
+            fields = file.read_text().rpartition(")")[2].split()
+            found += (int(fields[11]) + int(fields[12])) * (group in (None, int(fields[2])))
+    return found / os.sysconf("SC_CLK_TCK")
+
+
 def memory_mb(pid: int) -> float:
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found[1]) / 1024 if found else 0.0
 
 
 class Run(NamedTuple):
-    """How one job went. `stored` holds (tasks done, seconds, megabytes of the worker) after each page."""
+    """How one job went. `stored` holds (tasks done, seconds, megabytes of the worker) after each page; `used` the
+    processor seconds of the worker and of Label Studio, from the first stored page to the last."""
 
     stored: list[tuple[int, float, float]]
+    used: tuple[float, float]
     sizes: list[int]
     kills: int
     seconds: float
@@ -224,6 +239,21 @@ class Run(NamedTuple):
         total = self.stored[-1][0]
         part = [row for row in self.stored if of[0] * total <= row[0] <= of[1] * total]
         return (part[-1][1] - part[0][1]) / (part[-1][0] - part[0][0]) * 1000
+
+
+def worker_command(*, stopped_for: float) -> list[str]:
+    """A worker. Its clock goes on while it is stopped for the other's turn, and pages are as large as what is predicted
+    in some seconds: these become `stopped_for` times as many, or its pages would be smaller than without turns."""
+    code = f"""
+import sys
+from labelloop.cli import main
+from labelloop.jobs import preannotate
+preannotate.PAGE_S *= {stopped_for}
+preannotate.LONGEST_PAGE_S *= {stopped_for}
+sys.argv = ["labelloop", "worker", "--until-idle"]
+main()
+"""
+    return [sys.executable, "-c", code]
 
 
 def run_job(
@@ -247,12 +277,14 @@ def run_job(
     clock = turns.clock if turns else time.perf_counter
     begun = clock()
     stored: list[tuple[int, float, float]] = []
+    used: list[tuple[float, float]] = []
     while not store.jobs.get(job.id).ended:
-        worker = subprocess.Popen([sys.executable, "-m", "labelloop", "worker", "--until-idle"], env=environment)
+        worker = subprocess.Popen(worker_command(stopped_for=2 if turns else 1), env=environment)
         while worker.poll() is None:
             done = progress(store.engine, job.id).done
             if done and (not stored or done > stored[-1][0]):
                 stored.append((done, clock(), memory_mb(worker.pid)))
+                used.append((processor_s(pid=worker.pid), processor_s(group=place.group)))
             if moments and done >= moments[0]:
                 moments.pop(0)
                 time.sleep(chance.uniform(0, 5))  # any moment of a page
@@ -265,7 +297,8 @@ def run_job(
     assert ended.state == "done", ended.error
     assert (found.stored, found.failed) == (tasks, 0), found
     sizes = [after - before for before, after in itertools.pairwise([0, *(done for done, _, _ in stored)])]
-    return Run(stored, sizes, kills - len(moments), clock() - begun)
+    spent = (used[-1][0] - used[0][0], used[-1][1] - used[0][1])
+    return Run(stored, spent, sizes, kills - len(moments), clock() - begun)
 
 
 def check(place: Place, project: int, tasks: int) -> list[dict[str, Any]]:
@@ -317,12 +350,15 @@ def measure(place: Place, home: Path, arguments: argparse.Namespace) -> None:
         print(f"{killed.kills} workers killed: {killed.seconds:.0f} s, and one prediction for each of {tasks} tasks")
 
 
-def report(run: Run, alone: float | None, imports: float) -> None:
-    ceiling = min(alone, imports) if alone else imports
+def report(run: Run, alone: tuple[float, float] | None, imports: float) -> None:
+    ceiling = min(alone[0], imports) if alone else imports
     print(f"the job: {run.rate:.1f} tasks/s, {run.rate / ceiling:.2f} of the smaller of the two alone")
     if alone:
-        print(f"the model alone: {alone:.1f} pictures/s, by turns with the job")
+        print(f"the model alone: {alone[0]:.1f} pictures/s, by turns with the job")
     print(f"the import alone: {imports:.0f} predictions/s, in {len(run.sizes)} imports as the job made them")
+    worker_ms, studio_ms = (1000 * seconds / (run.stored[-1][0] - run.stored[0][0]) for seconds in run.used)
+    model = f", the model alone {1000 * alone[1]:.1f}" if alone else ""
+    print(f"processor ms a task: worker {worker_ms:.1f}, Label Studio {studio_ms:.1f}{model}")
     early, last = next(row for row in run.stored if row[0] >= 500), run.stored[-1]
     print(f"memory of the worker: {early[2]:.0f} MB at {early[0]} tasks, {last[2]:.0f} MB at {last[0]}")
     if len(run.sizes) >= 30:

@@ -24,10 +24,12 @@ from labelloop.http.hosted import HostedCalls
 from labelloop.http.jobs import JobsApi
 from labelloop.http.loop import LoopApi
 from labelloop.http.ops import Ops
+from labelloop.http.order import OrderApi
 from labelloop.http.pages import Pages
 from labelloop.http.pointers import PointersApi
 from labelloop.http.protocol import Protocol
 from labelloop.http.quality import QualityApi
+from labelloop.http.watches import WatchesApi
 from labelloop.jobs.fit import KIND as FIT
 from labelloop.jobs.fit import FitOpener, FitTriggers
 from labelloop.jobs.kinds import Kinds, OpenKind
@@ -212,7 +214,7 @@ def _worker(
     kinds = Kinds(store.jobs, openers, shared=["prelabel"])
     sweep(settings, training)
     triggers, learners = Triggers(training), FitTriggers(store.fits, store.jobs, store.registry)
-    return Worker(store.jobs, store.workers, kinds, engine, look=lambda: (triggers.look(), learners.look()))
+    return Worker(store.jobs, store.workers, kinds, engine, look=lambda: triggers.look() + learners.look())
 
 
 def training_of(store: Store, *, default: str | None = None, address: str = "") -> Training:
@@ -293,6 +295,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         assign=lambda project, spec: registry.bind(project, spec, reason="assigned", by="JSON API"),
     )
     quality = QualityApi(parts.origins.connection, lambda project: _live(parts.projects, project))
+    orders = OrderApi(settings, parts.store, parts.origins.connection, partial(_looks, parts))
     feed = Feed(parts.store.jobs, parts.store.engine)
     jobs = JobsApi(settings, parts.store, feed)
     warnings = exposure_warnings(settings)
@@ -303,6 +306,8 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         *api.routes(),
         *LoopApi(training).routes(),
         *quality.routes(),
+        *orders.routes(),
+        *WatchesApi(settings, parts.store).routes(),
         *PointersApi(settings, parts.projects, registry, training.loops).routes(),
         *jobs.routes(),
         *Ops(parts.projects, parts.slots, parts.metrics).routes(),
@@ -322,6 +327,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         finally:
             following.cancel()
             quality.close()
+            orders.close()
             parts.watchers.stop()
             await asyncio.to_thread(close, parts)
             if watching.ident is not None:  # the next server watches at once when this one has let go
@@ -337,6 +343,15 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         paths=paths,
         end_streams=feed.close,
     )
+
+
+def _looks(
+    parts: Parts, view: View, project_id: int, label_studio: tuple[str, str], check: Callable[[], None]
+) -> Looks:
+    """Second looks with the model that the server has in memory, or loads now."""
+    parts.origins.remember(project_id, *label_studio)
+    parts.slots.ensure(view.version).loaded.result()
+    return Looks(parts.predictor, parts.loop, view, check=check)
 
 
 def _live(projects: Projects, project: int) -> str | None:

@@ -27,7 +27,7 @@ def test_a_project_is_prelabelled_and_its_failed_tasks_are_tried_again(terminal:
     again = terminal.run("jobs", "resume", job, "--failed")
     assert again.returncode == 0, again.stdout + again.stderr
     assert terminal.stored() == [1] * 60
-    assert "Run 2 goes on" in terminal.run("jobs", "logs", job).stdout
+    assert "Run 2 continues" in terminal.run("jobs", "logs", job).stdout
 
 
 @pytest.mark.slow

@@ -113,3 +113,85 @@ def test_who_hangs_up_ends_the_work(serve: Callable[..., Backend], tmp_path: Pat
 
 def _is_busy(backend: Backend) -> bool:
     return backend.parts.predictor._in_flight > 0
+
+
+# --- a drawn box ------------------------------------------------------------------------------------------------------
+
+
+def drawn(*keys: tuple[int, bool], rate: float = 25, fps: float = 25) -> dict[str, Any]:
+    """What the editor sends: boxes around the red square on some frames."""
+    sequence = []
+    for frame, enabled in keys:
+        left, top = across(round((frame - 0.5) / rate * fps + 0.5))
+        percent = {"x": left / WIDTH, "y": top / HEIGHT, "width": SIDE / WIDTH, "height": SIDE / HEIGHT}
+        sequence.append({"frame": frame, "enabled": enabled, "rotation": 0} | {k: 100 * v for k, v in percent.items()})
+    value = {"framesCount": 100, "duration": 4, "sequence": sequence, "labels": ["Blue"]}
+    return {
+        "id": "d1",
+        "from_name": "box",
+        "to_name": "film",
+        "type": "videorectangle",
+        "origin": "manual",
+        "value": value,
+    }
+
+
+@pytest.mark.parametrize("rate", [25, 24], ids=str)
+@pytest.mark.parametrize("frame", [1, 40, 100])
+def test_a_drawn_box_is_followed_both_ways(
+    serve: Callable[..., Backend], tmp_path: Path, frame: int, rate: float
+) -> None:
+    engine = SquareEngine()
+    backend = serve(engine)
+    frame = min(frame, 100 * rate // 25)
+    film = task(write_scene(tmp_path / "a.mp4", frames=100, background=3))
+    context = {"result": [drawn((frame, True), rate=rate)]}
+    answer = backend.predict([film], config=FILM_CONFIG.format(rate=rate), context=context).json()
+    (item,) = answer["results"][0]["result"]
+    assert (item["from_name"], item["value"]["labels"], item["value"]["framesCount"]) == ("box", ["Blue"], 4 * rate)
+    assert engine.looked <= 1  # to warm up; no model is asked
+    (region,) = decode_track(item, size=Size(WIDTH, HEIGHT))
+    boxes = boxes_by_frame(region.shape)
+    assert set(boxes) == set(range(1, 4 * rate + 1))
+    for number, box in boxes.items():
+        left, top = across(round((number - 0.5) / rate * 25 + 0.5))
+        assert box.xyxy == pytest.approx((left, top, left + SIDE, top + SIDE), abs=11), number
+    own = next(key for key in item["value"]["sequence"] if key["frame"] == frame)
+    assert own["x"] == pytest.approx(context["result"][0]["value"]["sequence"][0]["x"], abs=1e-3)
+    assert len(item["value"]["sequence"]) < 25
+
+
+def test_a_drawn_box_ends_where_the_thing_is_lost(serve: Callable[..., Backend], tmp_path: Path) -> None:
+    ways = {"red": lambda n: across(n) if 20 <= n <= 60 else None}
+    film = task(write_scene(tmp_path / "a.mp4", frames=100, ways=ways, background=3))
+    context = {"result": [drawn((40, True))]}
+    (found,) = serve().predict([film], config=CONFIG, context=context).json()["results"]
+    (region,) = decode_track(found["result"][0], size=Size(WIDTH, HEIGHT))
+    boxes = boxes_by_frame(region.shape)
+    assert min(boxes) == pytest.approx(20, abs=2)
+    assert max(boxes) == pytest.approx(60, abs=2)
+
+
+def test_what_a_person_ended_stays_ended(serve: Callable[..., Backend], tmp_path: Path) -> None:
+    film = task(write_scene(tmp_path / "a.mp4", frames=100, background=3))
+    context = {"result": [drawn((40, True), (50, False))]}
+    (found,) = serve().predict([film], config=CONFIG, context=context).json()["results"]
+    (region,) = decode_track(found["result"][0], size=Size(WIDTH, HEIGHT))
+    assert set(boxes_by_frame(region.shape)) == set(range(1, 51))
+    assert [key["frame"] for key in found["result"][0]["value"]["sequence"]][-2:] == [40, 50]
+
+
+@pytest.mark.parametrize("result", [[], [{"type": "videorectangle"}], [drawn() | {"to_name": "other"}]], ids=str)
+def test_a_smart_tool_always_gets_a_result(
+    serve: Callable[..., Backend], tmp_path: Path, result: list[dict[str, Any]]
+) -> None:
+    film = task(write_scene(tmp_path / "a.mp4"))
+    (found,) = serve().predict([film], config=CONFIG, context={"result": result}).json()["results"]
+    assert found["result"] == []
+
+
+def test_a_box_on_no_frame_is_an_error_of_its_own(serve: Callable[..., Backend], tmp_path: Path) -> None:
+    film = task(write_scene(tmp_path / "a.mp4"))
+    (found,) = serve().predict([film], config=CONFIG, context={"result": [drawn()]}).json()["results"]
+    assert found["result"] == []
+    assert "on no frame" in found["error"]

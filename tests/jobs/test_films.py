@@ -12,8 +12,8 @@ from typing import Any
 
 import av
 import pytest
-from desk import Desk, to_the_end
 
+from jobs.desk import Desk, to_the_end
 from labelloop.core.errors import JobLost
 from labelloop.core.regions import Size
 from labelloop.jobs.patience import Cancelled, Interrupted

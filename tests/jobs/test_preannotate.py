@@ -281,3 +281,27 @@ def test_waiting_for_label_studio_can_be_ended(desk: Desk, how: str) -> None:
     desk.studio.around = around
     with desk.open(job, check=check) as work, pytest.raises(Cancelled if how == "cancel" else Interrupted):
         to_the_end(work)
+
+
+def test_a_cancelled_job_does_not_finish_the_page_that_it_predicts(desk: Desk) -> None:
+    desk.add_tasks(10)
+    job = desk.job()
+    looking, go_on = threading.Event(), threading.Event()
+
+    def find(picture: Picture) -> tuple[Region, ...]:
+        if picture.size == (32, 24):  # not the grey one when the model is loaded
+            looking.set()
+            assert go_on.wait(20)
+        return middle_box(picture)
+
+    desk.engine = FakeEngine(find, max_batch=1)
+    with desk.open(job) as work:
+        assert looking.wait(20)
+        desk.store.jobs.cancel(job.id)
+        with pytest.raises(Cancelled):
+            to_the_end(work)
+        go_on.set()
+    assert not any(desk.versions())
+    desk.store.jobs.end(job.id, "cancelled", owner=desk.store.jobs.get(job.id).owner)
+    desk.run(desk.store.jobs.resume(job.id))
+    assert desk.versions() == [[desk.version]] * 10

@@ -35,14 +35,25 @@ def across(frame: int) -> tuple[float, float]:
     return (10.0 + (step if step < 250 else 500 - step), 20.0)
 
 
-def scene(frame: int, ways: Mapping[str, Way]) -> NDArray[np.uint8]:
+def scene(frame: int, ways: Mapping[str, Way], *, background: int | None = None) -> NDArray[np.uint8]:
+    """Squares on plain grey or, with a number for it, on a wall of blots, and spotted."""
     rgb = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+    if background is not None:
+        blots = np.random.default_rng(background).integers(60, 190, (HEIGHT // 12, WIDTH // 12), np.uint8)
+        rgb = np.repeat(cv2.resize(blots, (WIDTH, HEIGHT))[..., None], 3, axis=2)
     for colour, way in ways.items():
         place = way(frame)
         if place is not None:
             left, top = (round(side) for side in place)
-            rgb[top : top + SIDE, left : left + SIDE] = COLOURS[colour]
+            thing = np.full((SIDE, SIDE, 3), COLOURS[colour], np.uint8) if background is None else _spotted(background)
+            rgb[top : top + SIDE, left : left + SIDE] = thing
     return rgb
+
+
+def _spotted(seed: int) -> NDArray[np.uint8]:
+    """A square that looks like something, for what goes by looks."""
+    spots = np.random.default_rng(seed + 1).integers(0, 255, (7, 7), np.uint8)
+    return np.repeat(cv2.resize(spots, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)[..., None], 3, axis=2)
 
 
 def write_scene(
@@ -53,6 +64,7 @@ def write_scene(
     ways: Mapping[str, Way] | None = None,
     ticks: Sequence[int] | None = None,
     codec: str = "libx264",
+    background: int | None = None,
 ) -> Path:
     """An H.264 film; frame n is shown at `ticks[n - 1]` / fps where they are given."""
     shown = ticks or range(frames)
@@ -61,7 +73,9 @@ def write_scene(
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.time_base = 1 / fps
         for number, tick in enumerate(shown, start=1):
-            picture = av.VideoFrame.from_ndarray(scene(number, ways or {"red": across}), format="rgb24")
+            picture = av.VideoFrame.from_ndarray(
+                scene(number, ways or {"red": across}, background=background), format="rgb24"
+            )
             picture.pts, picture.time_base = tick, 1 / fps
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))

@@ -62,7 +62,7 @@ def show(
 
 @app.command()
 def cancel(job: str = _JOB) -> None:
-    """Stop a job after its page; what is stored stays."""
+    """Stop a job; what is stored stays."""
     from labelloop.core.settings import read_settings
     from labelloop.serving.models import open_store
 

@@ -42,25 +42,22 @@ def order(
     """Put PROJECT's tasks into an order, most uncertain first. Safe to repeat, and to end with Ctrl-C."""
     from labelloop.cli.report import console
     from labelloop.core.settings import read_settings
-    from labelloop.jobs.order import Wish
-    from labelloop.learning.acquisition import Acquisition
-    from labelloop.learning.select import EMPTY_QUOTA, Diversity
+    from labelloop.jobs.order import wish_of
 
     settings = read_settings(label_studio_url=url, label_studio_token=token)
-    acquisition = Acquisition(
-        strategy=strategy or settings.acquisition,
-        aggregation=aggregate or settings.aggregation,  # type: ignore[arg-type]  # it says what exists
+    wish = wish_of(
+        settings,
+        strategy=strategy,
+        aggregation=aggregate,
         top_k=top_k,
         balance=class_balance,
-        seed=seed,
-    )
-    wish = Wish(
-        acquisition=acquisition,
-        diversity=Diversity(budget=diverse, method=method, seed=seed) if diverse else None,  # type: ignore[arg-type]
-        empty_quota=EMPTY_QUOTA if empty_quota is None else empty_quota,
+        empty_quota=empty_quota,
         flip=flip,
+        diverse=diverse,
+        method=method,
         first=first,
         sampling=sampling,
+        seed=seed,
     )
     done, address = _run(settings, project, model, wish, console())
     report(done, address, console())
@@ -72,28 +69,16 @@ def _run(settings: Settings, project: str, model: str | None, wish: Wish, out: C
     from labelloop.cli.worker import prepare_process
     from labelloop.jobs.order import reorder
     from labelloop.jobs.patience import Patience
+    from labelloop.jobs.submit import view_of
     from labelloop.labelstudio.client import Client
-    from labelloop.labelstudio.labelmap import read_labels_file
     from labelloop.serving.models import default_model, open_store
-    from labelloop.serving.projects import build_view, unassigned
 
     store = open_store(settings)
     address, key = label_studio(settings, store.registry)
     with Client(address, key) as client:
         found = client.find_project(project)
-        catalogue = store.registry.catalogue()
-        version = catalogue.find(default_model(store.registry, model, settings)) if model else None
-        version = version or catalogue.of_project(found.id)
-        if version is None:
-            raise unassigned(found.id)
-        aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
-        view = build_view(
-            version,
-            found.label_config,
-            threshold=settings.score_threshold,
-            aliases=aliases,
-            following=settings.following,
-        )
+        spec = default_model(store.registry, model, settings) if model else None
+        view = view_of(settings, store.registry, found, spec)
         looks: Any = nullcontext()
         if wish.looks:
             prepare_process(settings)

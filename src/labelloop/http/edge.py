@@ -169,6 +169,14 @@ async def read_body(request: Request, *, limit: int) -> bytes:
     return b"".join(chunks)
 
 
+async def read_json(request: Request, *, limit: int = 10_000) -> bytes:
+    """The body of a call that changes something. Raises BadRequest unless it says that it is JSON: a browser sends
+    that to a foreign server only after asking."""
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        raise BadRequest("Send JSON with Content-Type: application/json.")
+    return await read_body(request, limit=limit)
+
+
 @contextmanager
 def while_connected(request: Request) -> Iterator[None]:
     """End the block with ClientDisconnect when the caller leaves; to be used once the body is read, and in a task.

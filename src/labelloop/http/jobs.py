@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from labelloop.core.settings import Settings
-from labelloop.http.edge import read_body, reply
+from labelloop.http.edge import read_json, reply
 from labelloop.http.feed import Feed, job_row, line_row
 from labelloop.http.queries import number_in
 from labelloop.jobs.figures import figures_of
@@ -78,10 +78,9 @@ class JobsApi:
 
     async def start(self, request: Request) -> Response:
         """201 with the new job; 200 with the one that does the same work already."""
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            raise BadRequest("Send JSON with Content-Type: application/json.")
+        body = await read_json(request, limit=MAX_BODY)
         try:
-            wish = msgspec.json.decode(await read_body(request, limit=MAX_BODY), type=Prelabel)
+            wish = msgspec.json.decode(body, type=Prelabel)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             hint = 'Send for instance {"project": 7, "model": "cars", "only_missing": true}.'
             raise BadRequest(f"This job cannot be read: {error}.", hint=hint) from error

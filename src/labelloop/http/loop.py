@@ -10,12 +10,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from labelloop.core.errors import JobError
-from labelloop.http.edge import read_body, reply
+from labelloop.http.edge import read_json, reply
 from labelloop.jobs.training import Training, loop_options
 from labelloop.labelstudio import wire
 from labelloop.store.loops import Loop, LoopOptions
-
-MAX_BODY = 10_000
 
 
 class LoopApi:
@@ -77,10 +75,7 @@ class LoopApi:
 
 
 async def _object(request: Request) -> dict[str, Any]:
-    # a browser sends JSON to a foreign server only after asking
-    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-        raise wire.BadRequest("Send JSON with Content-Type: application/json.")
-    return wire.decode_object(await read_body(request, limit=MAX_BODY))
+    return wire.decode_object(await read_json(request))
 
 
 def _changed(known: Loop | None, body: dict[str, Any]) -> LoopOptions:

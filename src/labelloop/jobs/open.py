@@ -134,7 +134,7 @@ class Opener:
                 client=client,
                 pages=self._pages(job, held),
                 view=view,
-                predict=self._follow(job, view, held) if films else self.predict(view, held.stopping),
+                predict=self._follow(job, view, held) if films else self.predict(view, held.check),
                 patience=patience,
                 expect=lambda total: self._jobs.expect(job.id, total),
                 tell=held.tell,
@@ -201,8 +201,8 @@ class Opener:
 
         return self.predict(view, held.check, spool_of=spool_of)
 
-    def predict(self, view: View, stopping: Callable[[], None], *, spool_of: SpoolOf | None = None) -> Predict:
-        """The serving path at bulk priority, for one version. `stopping` raises when this process ends. `spool_of` says
+    def predict(self, view: View, check: Callable[[], None], *, spool_of: SpoolOf | None = None) -> Predict:
+        """The serving path at bulk priority, for one version. What `check` raises ends a page at once. `spool_of` says
         where is kept what was detected in films."""
         deadline_s = DEADLINE_S if spool_of is None else FILM_DEADLINE_S
 
@@ -217,7 +217,7 @@ class Opener:
 
         def predict(tasks: Sequence[Task]) -> list[Prediction]:
             begun = time.monotonic()
-            found = self._loop.run(page(tasks), check=stopping)
+            found = self._loop.run(page(tasks), check=check)
             if any(one.error and one.error.code == ShuttingDown.code for one in found):
                 raise Interrupted  # this process ends, which is no failure of a task
             if all(one.error and one.error.code == ModelFailed.code and one.error.retry for one in found):

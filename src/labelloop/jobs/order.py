@@ -19,6 +19,7 @@ import structlog
 from numpy.typing import NDArray
 
 from labelloop.core.errors import JobError, LabelStudioRejected
+from labelloop.core.settings import Settings
 from labelloop.jobs.evidence import Evidence, Progress, Seeing, Vector
 from labelloop.jobs.listing import Listed, Listing
 from labelloop.jobs.patience import Patience
@@ -77,6 +78,39 @@ class Ordered(msgspec.Struct, frozen=True):
     tab: int
     sampled: bool
     switched_from: str | None = None
+
+
+def wish_of(
+    settings: Settings,
+    *,
+    strategy: str | None,
+    aggregation: str | None,
+    top_k: int,
+    balance: bool,
+    empty_quota: float | None,
+    flip: bool,
+    diverse: int | None,
+    method: str,
+    first: int | None,
+    sampling: bool,
+    seed: int,
+) -> Wish:
+    """What a person asks for, the rest from the settings; the command and the API come here. `diverse` is how many are
+    chosen so that they differ, by `method`. Raises AcquisitionError for what does not exist."""
+    return Wish(
+        acquisition=Acquisition(
+            strategy=strategy or settings.acquisition,
+            aggregation=aggregation or settings.aggregation,  # type: ignore[arg-type]  # it says what exists
+            top_k=top_k,
+            balance=balance,
+            seed=seed,
+        ),
+        diversity=Diversity(budget=diverse, method=method, seed=seed) if diverse else None,  # type: ignore[arg-type]
+        empty_quota=EMPTY_QUOTA if empty_quota is None else empty_quota,
+        flip=flip,
+        first=first,
+        sampling=sampling,
+    )
 
 
 def silent(_stage: str, _done: int, _total: int) -> None:

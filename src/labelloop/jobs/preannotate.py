@@ -24,10 +24,11 @@ from labelloop.store.pages import Failed, Page, Pages
 
 PAGE_S = 5.0
 """A page is as large as what is predicted in this time: a kill costs about this much work, and people see progress."""
-LONGEST_PAGE_S = 30.0
-STORING = 0.1
+LONGEST_PAGE_S = 60.0
+STORING = 0.05
 """Pages grow, up to LONGEST_PAGE_S, until storing one takes at most this part of predicting it: with each import Label
-Studio counts the predictions of the whole project anew, and in a large project that costs seconds, whatever is sent."""
+Studio counts the predictions of the whole project anew, and in a large project that costs seconds, whatever is sent. In
+5,000 tasks it took 4 ms of a processor a prediction in imports of 1,000, and 12 ms in imports of 250."""
 SMALLEST_PAGE = 50
 PASSING = frozenset({"media-unreachable", "media-timeout", "media-forbidden", "deadline-exceeded", "overloaded"})
 """Failures that may be over in a moment: Label Studio also hands out the pictures."""

@@ -7,7 +7,8 @@ from labelloop.core.settings import Settings
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import query_of
 from labelloop.labelstudio.labelmap import read_labels_file
-from labelloop.serving.projects import build_view, unassigned
+from labelloop.labelstudio.records import Project
+from labelloop.serving.projects import View, build_view, unassigned
 from labelloop.store.jobs import Options, Work
 from labelloop.store.registry import Registry
 
@@ -39,17 +40,22 @@ def work_of(
     found = client.find_project(project)
     if options.filters:  # a column that does not exist is a 500, which the job would take for an outage
         client.tasks(found.id, page_size=1, include=("id",), query=query_of((), filters=options.filters))
+    view = view_of(settings, registry, found, model)
+    return Work(client.base_url, found.id, view.version.id, view.name, options)
+
+
+def view_of(settings: Settings, registry: Registry, project: Project, model: str | None) -> View:
+    """A project as a version sees it: `model` as in `work_of`. Raises ModelError or LabelConfigError."""
     catalogue = registry.catalogue()
-    version = catalogue.find(model) if model else catalogue.of_project(found.id)
+    version = catalogue.find(model) if model else catalogue.of_project(project.id)
     if version is None:
-        raise unassigned(found.id)
+        raise unassigned(project.id)
     aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
-    view = build_view(
+    return build_view(
         version,
-        found.label_config,
+        project.label_config,
         threshold=settings.score_threshold,
         aliases=aliases,
         following=settings.following,
-        said=catalogue.called(version, found.id),
+        said=catalogue.called(version, project.id),
     )
-    return Work(client.base_url, found.id, version.id, view.name, options)

@@ -54,7 +54,7 @@ class Engine(Protocol):
 class Worker:
     """`start_engine(name, step)` makes the workflow engine that will call `step`; not before there is a job, because
     many servers never have one, and it costs a second and 20 MB. `look` is called at every beat: what begins jobs by
-    itself is looked at there."""
+    itself is looked at there, and how many it has begun is what it returns."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Worker:
         kinds: Opens,
         start_engine: Callable[[str, Callable[[str], bool]], Engine],
         *,
-        look: Callable[[], object] = lambda: None,
+        look: Callable[[], int] = lambda: 0,
     ) -> None:
         self._jobs = jobs
         self._workers = workers
@@ -211,7 +211,7 @@ class Worker:
                 raise Cancelled
             if job.owner != self.name and not self._jobs.claim(job, self.name):
                 return None
-            verb = "goes on" if job.started_at else "begins"
+            verb = "continues" if job.started_at else "begins"
             self._jobs.tell(job_id, "info", f"Run {job.run} {verb} on worker {self.name}.")
             self._running[job_id] = self._kinds.open(job, worker=self.name, check=self._check)
         return self._running[job_id]

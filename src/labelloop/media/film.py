@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +83,7 @@ def describe(path: Path) -> Film:
     Raises MediaNotFound, and MediaUndecodable for what is no film, has no picture, a codec that cannot be read here, no
     frames, or fewer than its header promises (it was cut off).
     """
-    with _opened(path) as (container, stream):
-        clock = _clock(path, container, stream)
+    clock = _clock_of(path)
     with _opened(path) as (container, stream):
         first = next(_decoded(path, container, stream), None)
         if first is None:
@@ -116,8 +116,7 @@ def read_frames(
     """
     if first < 1 or every < 1:
         raise ValueError("frames count from 1, and every frame is a step of 1")
-    with _opened(path) as (container, stream):
-        clock = _clock(path, container, stream)
+    clock = _clock_of(path)
     end = clock.frames_count if last is None else min(last, clock.frames_count)
     with _opened(path) as (container, stream):
         number = 0
@@ -128,6 +127,16 @@ def read_frames(
                 yield Frame(number, _seconds(frame, clock, number), _upright(frame, needed))
     if number < end and first <= end:
         raise _cut_off(path, number, clock.frames_count)
+
+
+def frame_at(film: Film, seconds: float) -> int:
+    """The number of the frame that is shown at a moment, in seconds since the first frame; the first and the last one
+    for moments before and after the film."""
+    clock = _clock_of(film.path)
+    if not len(clock.ticks):
+        return min(max(int(seconds * film.fps) + 1, 1), film.frames_count)
+    ticks = clock.ticks[0] + seconds / clock.tick_s
+    return min(max(int(np.searchsorted(clock.ticks, ticks, side="right")), 1), film.frames_count)
 
 
 def _from(
@@ -228,6 +237,25 @@ def import_av() -> Any:
     except ImportError as error:
         raise MediaError("Films need PyAV.", hint='Install it with: pip install "labelloop[video]"') from error
     return av
+
+
+def _clock_of(path: Path) -> _Clock:
+    """All packets are read for it, so it is remembered as long as the file is the same."""
+    try:
+        state = path.stat()
+    except OSError:  # what is wrong with it is told when it is opened
+        state = None
+    return _remembered(path, state.st_mtime_ns, state.st_size) if state else _read_clock(path)
+
+
+def _read_clock(path: Path) -> _Clock:
+    with _opened(path) as (container, stream):
+        return _clock(path, container, stream)
+
+
+@lru_cache(maxsize=8)
+def _remembered(path: Path, _mtime_ns: int, _size: int) -> _Clock:
+    return _read_clock(path)
 
 
 def _clock(path: Path, container: InputContainer, stream: VideoStream) -> _Clock:

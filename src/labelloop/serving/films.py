@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,13 +20,16 @@ import structlog
 
 from labelloop.core.errors import FilmTooLong, ShuttingDown
 from labelloop.core.pictures import Picture
-from labelloop.core.regions import Region, Size
+from labelloop.core.regions import Region, Size, Track
 from labelloop.core.settings import Settings
 from labelloop.core.tasks import MediaRef
 from labelloop.engines.base import Resizer
+from labelloop.labelstudio.percent import Canvas
+from labelloop.labelstudio.video import ExportError, decode_track, draw_track
 from labelloop.media.film import Film, Frame, describe, read_frames
 from labelloop.media.load import MediaLoader
 from labelloop.serving.film_parts import Looked, Spool, detections_of, packed, unpacked
+from labelloop.serving.follow import follow
 from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.slots import Lease
 from labelloop.serving.stage import Priority
@@ -41,6 +44,11 @@ WINDOW = 12
 
 AT_A_TIME = 4
 """Films in work; further ones wait."""
+
+EXTEND_S = 30.0
+"""How long a drawn box is followed: whoever drew it waits."""
+MARGIN_S = 5.0
+"""What is left of a request's time to answer it."""
 
 PART_S = 5.0
 """How much work a kill costs at most."""
@@ -82,6 +90,25 @@ class Films:
         finally:
             stop.set()
 
+    async def extend(
+        self, ref: MediaRef, items: Sequence[Mapping[str, Any]], *, frame_rate: float, deadline: float
+    ) -> tuple[Size, tuple[dict[str, Any], ...]]:
+        """The film's upright size, and for each VideoRectangle result that a person drew one with what is in its box
+        followed forwards and backwards. Raises MediaError, and ExportError for what is no such result."""
+        stop = threading.Event()
+
+        def work() -> tuple[Size, tuple[dict[str, Any], ...]]:
+            with self._media.film(ref) as path:
+                film = describe(path)
+                until_s = min(time.monotonic() + EXTEND_S, deadline - MARGIN_S)
+                found = [_extended(item, film, frame_rate, until_s, lambda: self._check(stop)) for item in items]
+                return film.size, tuple(found)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            stop.set()
+
     def close(self) -> None:
         """End the threads; what is being followed fails with ShuttingDown."""
         self._ended.set()
@@ -90,12 +117,8 @@ class Films:
     def _follow(
         self, wanted: Wanted, lease: Lease, loop: asyncio.AbstractEventLoop, stop: threading.Event
     ) -> tuple[Size, tuple[Region, ...]]:
-        def go_on() -> None:
-            if stop.is_set() or self._ended.is_set():
-                raise ShuttingDown("Nobody waits for this film any more.")
-
         with self._media_metrics.counted_for(lease.version), self._media.film(wanted.ref) as path:
-            go_on()
+            self._check(stop)
             film = describe(path)
             if wanted.spool is None and film.duration_s > self._live_s:
                 raise _too_long(film, self._live_s)
@@ -103,10 +126,28 @@ class Films:
                 log.info("the frames of a film are not evenly spaced; boxes are placed by time", film=str(path))
             begun = time.perf_counter()
             looking = _Looking(film, self._options, self._every, lease, loop, wanted)
-            regions = looking.run(go_on)
+            regions = looking.run(lambda: self._check(stop))
             seconds = time.perf_counter() - begun
             log.info("film followed", task=wanted.ref.task_id, frames=film.frames_count, seconds=round(seconds, 1))
             return film.size, regions
+
+    def _check(self, stop: threading.Event) -> None:
+        if stop.is_set() or self._ended.is_set():
+            raise ShuttingDown("Nobody waits for this film any more.")
+
+
+def _extended(
+    item: Mapping[str, Any], film: Film, frame_rate: float, until_s: float, go_on: Callable[[], None]
+) -> dict[str, Any]:
+    (region, *_) = decode_track(item, size=film.size)
+    drawn = region.shape
+    if not isinstance(drawn, Track) or not drawn.keyframes:
+        raise ExportError("The box that was drawn is on no frame.")
+    track = follow(film, drawn, frame_rate=frame_rate, until_s=until_s, go_on=go_on)
+    value = draw_track(track, Canvas.of(film.size)) or {}
+    labels = {"labels": item["value"]["labels"]} if item["value"].get("labels") else {}
+    kept = {name: item[name] for name in ("id", "from_name", "to_name", "type") if name in item}
+    return {**kept, "origin": "prediction", "value": value | labels}
 
 
 class _Looking:

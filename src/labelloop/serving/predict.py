@@ -24,11 +24,11 @@ from labelloop.core.errors import (
 )
 from labelloop.core.metrics import Metrics
 from labelloop.core.pictures import Picture
-from labelloop.core.regions import ItemError, MediaKey, Prediction, Region, Size
+from labelloop.core.regions import ItemError, MediaKey, Prediction, Raw, Region, Size
 from labelloop.core.tasks import MediaRef, Prompt, Task, TextRef
 from labelloop.engines.base import Engine, Question
 from labelloop.labelstudio.config import ObjectTag
-from labelloop.labelstudio.video import frame_rate_of
+from labelloop.labelstudio.video import frame_rate_of, video_results
 from labelloop.labelstudio.wire import media_refs
 from labelloop.media.load import MediaLoader
 from labelloop.media.text import decode_text, plain_text
@@ -287,11 +287,23 @@ class Predictor:
         """Each thing in the film as a track."""
         if not ref.uri:
             raise _no_reference(ref)
-        spool = request.spool_of(ref) if request.spool_of is not None else None
         rate = frame_rate_of(tag, task.data)
+        if request.prompt is not None:
+            return await self._extend_marks(ref, tag, rate, request)
+        spool = request.spool_of(ref) if request.spool_of is not None else None
         wanted = Wanted(ref, rate, request.priority, request.deadline, spool)
         size, regions = await self._films.follow(wanted, request.lease)
         return await asyncio.to_thread(_kept, regions, ref.key, size, request)
+
+    async def _extend_marks(self, ref: MediaRef, tag: ObjectTag, rate: float, request: _Request) -> _Found:
+        """The boxes that a person drew on some frame, followed through the film."""
+        assert request.prompt is not None
+        drawn = [mark.shape.result for mark in request.prompt.include if isinstance(mark.shape, Raw)]
+        items = [item for item in video_results(drawn) if item.get("to_name") == tag.name]
+        if not items:
+            return _Found(ref.key, NO_SIZE, (), 0.0)
+        size, found = await self._films.extend(ref, items, frame_rate=rate, deadline=request.deadline)
+        return _Found(ref.key, size, tuple(Region(Raw(item), media=ref.key) for item in found), 0.0)
 
     async def _loaded(self, ref: MediaRef, request: _Request, work: Work[Any]) -> tuple[Size, Any]:
         job = _Job(ref, request.lease.engine, request.lease.version, work)

@@ -136,7 +136,7 @@ class Jobs:
             return [_job(row) for row in connection.execute(query.order_by(jobs.created_at)).mappings()]
 
     def cancel(self, job_id: str) -> Job:
-        """At once when nobody runs it; else its worker stops at the next page. Raises JobError when it has ended."""
+        """At once when nobody runs it; else its worker stops in a moment. Raises JobError when it has ended."""
         job = self.get(job_id)
         if job.ended:
             raise JobError(f"Job {job.id} has ended: {job.state}.", hint=f"See: labelloop jobs show {job.id}")

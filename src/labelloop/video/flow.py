@@ -6,7 +6,9 @@ frame what it and its surroundings look like, and all of that happens in the fre
 Looks are directions of edges in cells of 4 x 4 pixels (Dalal and Triggs, CVPR 2005). Size is found by trying a smaller
 and a larger one, as SAMF does (Li and Zhu, ECCV workshops 2014).
 
-It notices by itself that it is lost: the peak is low, or hardly above everything else.
+It notices by itself that it is lost: the peak is low, much lower than it was, or hardly above everything else, or what
+is in the box looks neither like what was drawn nor like what was there a moment ago. Surroundings that stay answer a
+peak too, when the thing in front of them is gone.
 """
 
 from __future__ import annotations
@@ -35,8 +37,15 @@ RATE = 0.03
 WEIGHT = 0.01
 """Regularisation: the lambda of equation 5."""
 LOWEST_PEAK = 0.16
+LOWEST_SHARE = 0.4
+"""Of the peaks of the frames before, the newest of which count most."""
 LOWEST_RATIO = 5.0
 """Peak to sidelobe, in standard deviations (Bolme et al., section 3.5)."""
+ALIKE = 0.35
+"""What the inside of the box must correlate by with what was drawn, or with that of a moment ago."""
+LATELY = 0.15
+"""How quickly the inside of a moment ago becomes that of now."""
+INSIDE_PX = 24
 SMALLEST_PX = 6.0
 
 Grey = NDArray[np.uint8]
@@ -66,6 +75,8 @@ class Flow:
         self._wanted = np.fft.fft2(_peak(self._cells))
         looks = self._looks(grey, self._size)
         self._above, self._below = self._learnt(looks)
+        self._usual_peak = 0.0
+        self._drawn = self._lately = _inside(grey, self._centre, self._size)
 
     def next(self, grey: Grey) -> Box | None:
         """Where the box is on the next frame; None once it is lost, out of the picture, or too small."""
@@ -74,12 +85,14 @@ class Flow:
         chosen = int(np.argmax(peaks))
         chosen = chosen if peaks[chosen] > SAME_SIZE * peaks[1] else 1
         answer = answers[chosen]
-        if peaks[chosen] < LOWEST_PEAK or _above_the_rest(answer) < LOWEST_RATIO:
+        lowest = max(LOWEST_PEAK, LOWEST_SHARE * self._usual_peak)
+        if peaks[chosen] < lowest or _above_the_rest(answer) < LOWEST_RATIO:
             return None
+        self._usual_peak += (peaks[chosen] - self._usual_peak) * (LATELY if self._usual_peak else 1.0)
         size = self._size * SIZES[chosen]
         shift = _place_of_peak(answer) * size * AROUND / self._cells
         self._centre, self._size = self._centre + shift, size
-        if not _is_inside(self._centre, size, grey):
+        if not _is_inside(self._centre, size, grey) or not self._is_alike(grey):
             return None
         above, below = self._learnt(self._looks(grey, size))
         self._above = (1 - RATE) * self._above + RATE * above
@@ -88,6 +101,15 @@ class Flow:
             np.concatenate([self._centre - size / 2, self._centre + size / 2]) / self._scale
         ).tolist()
         return Box((left, top, right, bottom))
+
+    def _is_alike(self, grey: Grey) -> bool:
+        """Whether the inside of the box is what it was; plain ones have nothing to compare."""
+        here = _inside(grey, self._centre, self._size)
+        alike = max(float((here * self._drawn).sum()), float((here * self._lately).sum()))
+        plain = not self._drawn.any()
+        lately = (1 - LATELY) * self._lately + LATELY * here
+        self._lately = lately / max(float(np.linalg.norm(lately)), 1e-9)
+        return plain or alike >= ALIKE
 
     def _learnt(self, looks: Complex) -> tuple[Complex, Floats]:
         """Numerator [d, h, w] and denominator [h, w] of the filter (equation 5)."""
@@ -110,6 +132,19 @@ class Flow:
             grey, turn, (int(pixels[0]), int(pixels[1])), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
         return np.asarray(np.fft.fft2(_edges(np.asarray(patch, np.uint8), self._cells) * self._window))
+
+
+def _inside(grey: Grey, centre: Floats, size: Floats) -> Floats:
+    """What is in the box: INSIDE_PX x INSIDE_PX numbers without their mean, of length 1; zeros for a plain surface."""
+    import cv2
+
+    scale = INSIDE_PX / size
+    shift = INSIDE_PX / 2 - 0.5 - centre * scale
+    turn = np.array([[scale[0], 0.0, shift[0]], [0.0, scale[1], shift[1]]])
+    patch = cv2.warpAffine(grey, turn, (INSIDE_PX, INSIDE_PX), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    rest = patch.astype(np.float64) - patch.mean()
+    length = float(np.linalg.norm(rest))
+    return rest / length if length > INSIDE_PX else np.zeros_like(rest)
 
 
 def _cells(size: Floats) -> NDArray[np.intp]:

@@ -110,7 +110,7 @@ class Linker:
             thing = self._open.get(int(numbers[row]))
             if thing is None:
                 gap_s = self._options.bridge_s + 1.5 * self._step_s
-                drawn = _Drawing(self._clock, gap_s=gap_s, min_iou=self._options.min_iou)
+                drawn = Drawing(self._clock, gap_s=gap_s, min_iou=self._options.min_iou)
                 thing = self._open[int(numbers[row])] = _Thing(len(self._classes), drawn)
             thing.add(time_s, found, int(row))
         followed = self._tracker.followed()
@@ -136,7 +136,7 @@ class Linker:
 class _Thing:
     """What is known of one track: which classes it was taken for, since when and until when it was seen."""
 
-    def __init__(self, classes: int, drawing: _Drawing) -> None:
+    def __init__(self, classes: int, drawing: Drawing) -> None:
         self.drawing = drawing
         self.sights = 0
         self.last_s = 0.0
@@ -160,8 +160,9 @@ class _Thing:
         return kind, float(self._votes[kind]) / self.sights
 
 
-class _Drawing:
-    """Sights of one thing on their way to key frames, PIECE of them at a time."""
+class Drawing:
+    """Sights of one thing, in order, on their way to key frames, PIECE of them at a time. In gaps longer than `gap_s`
+    nothing is drawn."""
 
     def __init__(self, clock: Clock, *, gap_s: float, min_iou: float) -> None:
         self._clock = clock
@@ -174,6 +175,7 @@ class _Drawing:
         self._in_life = False
 
     def add(self, time_s: float, xyxy: Floats) -> None:
+        """The box on the frame that is shown from `time_s` on."""
         moment = time_s + self._half_s
         if self._waiting and moment - self._waiting[-1][0] > self._gap_s:
             self._end_life()
