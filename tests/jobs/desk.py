@@ -46,6 +46,7 @@ class Desk:
         config: str = CONFIG,
         field: str = "image",
         labels: tuple[str, ...] = ("car",),
+        task: str | None = None,
         **settings: Any,
     ) -> None:
         self.studio = studio
@@ -66,7 +67,7 @@ class Desk:
         self.store = open_store(self.settings)
         self.project = studio.add_project("streets", config)
         self.tasks: list[int] = []
-        card = ModelCard(name="cars", engine="empty", labels=labels)
+        card = ModelCard(name="cars", engine="empty", labels=labels, **({"task": task} if task else {}))
         self.model = add_model(self.store.registry, None, card, self.settings)
         self.version = build_view(
             self.model, config, threshold=None, aliases={}, following=self.settings.following

@@ -15,7 +15,8 @@ import pytest
 
 from jobs.desk import Desk, to_the_end
 from labelloop.core.errors import JobLost
-from labelloop.core.regions import Size
+from labelloop.core.pictures import Picture
+from labelloop.core.regions import Region, Size, Whole
 from labelloop.jobs.patience import Cancelled, Interrupted
 from labelloop.labelstudio.video import decode_track
 from labelloop.store.films import FilmParts, film_progress
@@ -301,3 +302,34 @@ def test_two_videos_of_one_task_are_two_films(studio: FakeLabelStudio, tmp_path:
     found = {item["to_name"]: item for _, _, item in tracks_of(desk, task)}
     assert {name: item["value"]["framesCount"] for name, item in found.items()} == {"one": 30, "two": 60}
     assert {name: item["from_name"] for name, item in found.items()} == {"one": "v", "two": "w"}
+
+
+def test_a_classifier_says_what_a_film_shows(studio: FakeLabelStudio, tmp_path: Path, root: Path) -> None:
+    """Three frames of four are red: that is the mean over the frames, and the choice."""
+
+    class ColourEngine(SquareEngine):
+        def _look(self, picture: Picture) -> tuple[Region, ...]:
+            return tuple(Region(Whole(), label=found.label, score=found.score) for found in super()._look(picture))
+
+    config = (
+        '<View><Video name="film" value="$video"/><Choices name="what" toName="film"><Choice value="Blue" '
+        'predicted_values="blue"/><Choice value="Red" predicted_values="red"/></Choices></View>'
+    )
+    desk = Desk(
+        studio,
+        tmp_path / "home",
+        "",
+        config=config,
+        labels=SquareEngine.classes,
+        task="classify",
+        local_files_root=root,
+    )
+    desk.engine = ColourEngine()
+    ways = {"red": lambda n: (20, 20) if n % 4 else None, "blue": lambda n: None if n % 4 else (20, 20)}
+    (task,) = add_films(desk, write_scene(root / "a.mp4", frames=40, ways=ways))
+    desk.run(desk.job())
+    (row,) = desk.studio.predictions(task)
+    (item,) = row["result"]
+    assert (item["from_name"], item["to_name"], item["type"]) == ("what", "film", "choices")
+    assert item["value"] == {"choices": ["Red"]}
+    assert item["score"] == pytest.approx(0.9 * 0.75, abs=0.01)

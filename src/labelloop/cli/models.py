@@ -14,13 +14,16 @@ app = typer.Typer(help="Add models and say which project uses which.", no_args_i
 @app.command(cls=WithCommand)
 def add(
     source: str = typer.Argument(
-        None, metavar="[FILE]", help="The ONNX file; or code: FILE.py:Class, or the folder of an SDK backend."
+        None,
+        metavar="[FILE]",
+        help="ONNX, .npz (text), a folder of transformers; or code: FILE.py:Class, an SDK backend's folder.",
     ),
     name: str = typer.Option(None, help="Name in the registry (default: the file's name)."),
     labels: str = typer.Option(None, help="Class names: a text, JSON or YAML file, or 'coco'."),
-    task: str = typer.Option(None, help="detect or ocr (default: the card's, else detect)."),
+    task: str = typer.Option(None, help="detect, classify, text or ocr (default: the card's, else what the file is)."),
     engine: str = typer.Option(None, help="Engine; needed only without a file, for instance ocr."),
     card: Path = typer.Option(None, help="Model card (YAML) (default: the .yaml beside the file)."),
+    remote: str = typer.Option(None, help="A model on Triton or KServe: http://HOST:8000/v2/models/NAME"),
     options: list[str] = typer.Option([], "--with", "--kwargs", help="NAME=VALUE … that code is built with."),
     python: str = typer.Option(None, help="Interpreter for code, 3.8 or newer (default: ours)."),
 ) -> None:
@@ -30,12 +33,14 @@ def add(
     from labelloop.core.errors import ModelError
     from labelloop.core.settings import read_settings
     from labelloop.engines.labels import read_labels
+    from labelloop.engines.model_folder import is_model_folder
     from labelloop.serving.models import add_model, model_name, open_registry, read_card
 
+    engine = "remote" if remote else engine
     if source is None and engine is None:
         raise ModelError("There is no file to add.", hint="Give an ONNX file, FILE.py:Class, or --engine ocr.")
     settings = read_settings()
-    if source is not None and is_code(source):
+    if source is not None and is_code(source) and not is_model_folder(Path(source)):
         hosted = hosted_card(source, engine=engine, name=name, options=options, python=python, model_dir=None)
         version = add_model(open_registry(settings), None, hosted, settings)
         typer.echo(f"{version.id}: {version.card.engine}, {version.card.task}, {len(version.card.labels)} classes")
@@ -44,10 +49,12 @@ def add(
     beside = card or (file.with_suffix(".yaml") if file else Path())
     if card and not card.is_file():
         raise ModelError(f"There is no model card {card}.")
-    found = read_card(beside, name=name or (model_name(file.stem) if file else engine))
+    own_name = model_name(remote.rstrip("/").partition("/models/")[2].partition("/")[0]) if remote else engine
+    found = read_card(beside, name=name or (model_name(file.stem) if file else own_name))
     given = {
         "name": name,
-        "task": task or (None if file else engine),
+        "remote": remote,
+        "task": task or (None if file or remote else engine),
         "engine": engine,
         "labels": read_labels(labels) if labels else None,
     }

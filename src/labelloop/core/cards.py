@@ -50,8 +50,8 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     `labels` are the class names in the order of the class index; `score_threshold` and `iou_threshold` in
     [0, 1]. `score_threshold` is for drawing, where neither the label config nor a setting names one; engines answer
     with less certain regions too. `max_detections` of a classifier is its k of "top-k". `engine` is the name of an
-    engine plug-in. A model of the task "raw" is given whole tasks and writes results itself, as the label config asks
-    for them. `host` says where its code is.
+    engine plug-in; `remote` the address of a model that runs elsewhere (engine `remote`). A model of the task "raw" is
+    given whole tasks and writes results itself, as the label config asks for them. `host` says where its code is.
     """
 
     name: str
@@ -63,6 +63,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     score_threshold: float | None = None
     iou_threshold: float | None = None
     max_detections: int | None = None
+    remote: str = ""
     description: str = ""
     licence: str = ""
     sha256: str = ""

@@ -32,7 +32,7 @@ from labelloop.engines.base import EngineOptions, Wants
 from labelloop.engines.detect.prepare import Normaliser, Prepared, prepare
 from labelloop.engines.detect.recognise import metadata_names
 from labelloop.engines.labels import BACKGROUND, MISSING, placeholders
-from labelloop.engines.onnx import OnnxModel, Signature, Tensor, as_float32, read_signature
+from labelloop.engines.onnx import Model, OnnxModel, Signature, Tensor, as_float32, read_signature
 
 log = structlog.get_logger(__name__)
 
@@ -81,8 +81,11 @@ class ClassifyEngine:
         """
         return recognise(read_signature(_required(path, card)), card)[1]
 
-    def __init__(self, path: Path | None, card: ModelCard, options: EngineOptions) -> None:
-        self._model = OnnxModel(_required(path, card), device=options.device)
+    def __init__(
+        self, path: Path | None, card: ModelCard, options: EngineOptions, *, model: Model | None = None
+    ) -> None:
+        """`model` runs the tensors instead of the file at `path`."""
+        self._model = model or OnnxModel(_required(path, card), device=options.device)
         self._layout, self.card = recognise(self._model.signature, card)
         self._spec = self.card.input
         self._normaliser = Normaliser(self._spec, dtype=self._layout.image.dtype)

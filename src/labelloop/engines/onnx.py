@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -59,6 +59,19 @@ class Signature(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"inputs: {'; '.join(map(str, self.inputs))}. Outputs: {'; '.join(map(str, self.outputs))}."
+
+
+class Model(Protocol):
+    """What runs tensors: a file that is open here, or a model on another machine (`remote`)."""
+
+    @property
+    def signature(self) -> Signature: ...
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu", "cuda:N" or "remote"."""
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """Outputs in the order of the signature. Raises ModelFailed."""
 
 
 class OnnxModel:

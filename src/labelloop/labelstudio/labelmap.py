@@ -206,7 +206,9 @@ def _is_seen(tag: ObjectTag, kind: Kind, task: str) -> bool:
     markup, so places in it are not those that Label Studio counts."""
     if task in READS_TEXTS:
         return tag.shows_texts and (task == "text" or tag.tag.lower() == "text")
-    return tag.shows_films if kind == "track" else tag.shows_pictures
+    if kind == "track":
+        return tag.shows_films
+    return tag.shows_pictures or (task == "classify" and tag.shows_films)
 
 
 def _pictures(

@@ -13,9 +13,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.core.regions import Box, Region
+from labelloop.core.regions import Box, Region, Whole
 from labelloop.video.overlap import Floats
 from labelloop.video.tracker import Detections
+
+NOWHERE = (0.0, 0.0, 0.0, 0.0)
+"""The box of what is said of a whole frame."""
 
 
 class Looked(NamedTuple):
@@ -56,11 +59,12 @@ _decoder = msgspec.msgpack.Decoder(_Part)
 
 
 def detections_of(regions: Sequence[Region], places: dict[str, int], *, at_least: float) -> Detections:
-    """The upright boxes among `regions` with a score of `at_least`; `places` are the numbers of the classes."""
+    """The boxes among `regions`, and what is said of the whole frame, with a score of `at_least`; `places` are the
+    numbers of the classes."""
     rows = [
-        (region.shape.xyxy, region.score, places[region.label])
+        (region.shape.xyxy if isinstance(region.shape, Box) else NOWHERE, region.score, places[region.label])
         for region in regions
-        if type(region.shape) is Box
+        if isinstance(region.shape, Box | Whole)
         and region.score is not None
         and region.score >= at_least
         and region.label in places

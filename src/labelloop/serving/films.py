@@ -36,6 +36,7 @@ from labelloop.serving.stage import Priority
 from labelloop.video.camera import Camera
 from labelloop.video.link import Clock, Linker, LinkOptions
 from labelloop.video.overlap import Floats
+from labelloop.video.votes import Votes
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +79,8 @@ class Films:
         self._ended = threading.Event()
 
     async def follow(self, wanted: Wanted, lease: Lease) -> tuple[Size, tuple[Region, ...]]:
-        """The film's upright size, and a Region with a Track for each thing in it.
+        """The film's upright size, and a Region with a Track for each thing in it; from a classifier, one of the whole
+        film for each class.
 
         Raises MediaError: no film, one that is cut off, or (FilmTooLong) one that takes longer than a request may; and
         what the model's stage raises. Cancelling it ends the work within a frame or two.
@@ -170,7 +172,13 @@ class _Looking:
         self._loop = loop
         self._wanted = wanted
         self._places = {label: place for place, label in enumerate(lease.engine.classes)}
-        self._linker = Linker(options, classes=lease.engine.classes, clock=clock, steps_per_s=film.fps / every)
+        classes = lease.engine.classes
+        self._linker: Linker | Votes = (
+            Votes(classes)
+            if lease.version.card.task == "classify"
+            else Linker(options, classes=classes, clock=clock, steps_per_s=film.fps / every)
+        )
+        self._lowest = options.low if isinstance(self._linker, Linker) else 0.0
         self._camera = Camera() if self._linker.wants_camera else None
         self._waiting: deque[tuple[Frame, Floats | None, Future[tuple[Region, ...]]]] = deque()
         self._part: list[Looked] = []
@@ -239,7 +247,7 @@ class _Looking:
             regions = future.result()
         except CancelledError as error:
             raise ShuttingDown("labelloop is stopping.") from error
-        found = detections_of(regions, self._places, at_least=self._options.low)
+        found = detections_of(regions, self._places, at_least=self._lowest)
         looked = Looked(frame.number, frame.time_s, found, moved)
         self._link(looked)
         if self._wanted.spool is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import msgspec
@@ -16,6 +17,8 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.errors import LabelloopError, ModelError, ModelUnrecognised
 from labelloop.core.settings import Settings
 from labelloop.engines.base import Desk, Engine, EngineFactory, EngineOptions, cpu_threads
+from labelloop.engines.classify import FAMILIES as CLASSIFIERS
+from labelloop.engines.model_folder import is_model_folder, pack
 from labelloop.store.annotations import Annotations
 from labelloop.store.artifacts import Artifacts
 from labelloop.store.db import open_database
@@ -31,8 +34,8 @@ from labelloop.store.workers import Workers
 log = structlog.get_logger(__name__)
 
 
-SUFFIXES = {".npz": "text"}
-"""Kinds of file that only one engine reads."""
+SUFFIXES = {".npz": "text", ".zip": "transformers"}
+"""Kinds of file that only one engine reads; a zip is a packed folder of transformers."""
 
 ENGINE_OF_TASK = ("classify", "text")
 """Tasks whose engine is called as they are."""
@@ -83,17 +86,22 @@ def add_model(
 ) -> ModelVersion:
     """Complete `card` from the file and store both; `trained` as in `Registry.add`. Raises ModelError when the file is
     not one we can serve."""
-    if path is not None and not path.is_file():
-        raise ModelError(f"There is no file {path}.")
     if not card.labels and settings.labels:
         card = msgspec.structs.replace(card, labels=tuple(settings.labels))
+    if path is not None and is_model_folder(path):
+        with TemporaryDirectory(prefix="labelloop-add-") as folder:
+            packed = Path(folder) / f"{model_name(path.name)}.zip"
+            pack(path, packed)
+            return registry.add(packed, _described(packed, card), trained=trained)
+    if path is not None and not path.is_file():
+        raise ModelError(f"There is no file {path}.")
     return registry.add(path, _described(path, card), trained=trained)
 
 
 def _described(path: Path | None, card: ModelCard) -> ModelCard:
     """The card, completed by its engine. One that names none (`detect` is the default) gets the engine that its task or
     the kind of file asks for; an ONNX file that is no detector may be a classifier."""
-    engines = [card.engine]
+    engines = ["classify" if card.engine == "detect" and card.family in CLASSIFIERS else card.engine]
     if card.engine == "detect" and card.family is None:
         told = SUFFIXES.get(path.suffix.lower()) if path is not None else None
         engines = [told or (card.task if card.task in ENGINE_OF_TASK else card.engine)]

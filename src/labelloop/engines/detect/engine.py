@@ -20,7 +20,7 @@ from labelloop.engines.detect.head import Found
 from labelloop.engines.detect.prepare import Normaliser, Prepared, prepare, resized
 from labelloop.engines.detect.recognise import image_input, recognise
 from labelloop.engines.labels import BACKGROUND, MISSING
-from labelloop.engines.onnx import OnnxModel, read_signature
+from labelloop.engines.onnx import Model, OnnxModel, read_signature
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +48,11 @@ class DetectEngine:
         """
         return recognise(read_signature(_required(path, card)), card)[1]
 
-    def __init__(self, path: Path | None, card: ModelCard, options: EngineOptions) -> None:
-        self._model = OnnxModel(_required(path, card), device=options.device)
+    def __init__(
+        self, path: Path | None, card: ModelCard, options: EngineOptions, *, model: Model | None = None
+    ) -> None:
+        """`model` runs the tensors instead of the file at `path`."""
+        self._model = model or OnnxModel(_required(path, card), device=options.device)
         self._head, self.card = recognise(self._model.signature, card)
         self._image = image_input(self._model.signature, card)
         self._spec = self.card.input
