@@ -253,7 +253,7 @@ preannotate.LONGEST_PAGE_S *= {stopped_for}
 sys.argv = ["labelloop", "worker", "--until-idle"]
 main()
 """
-    return [sys.executable, "-c", code]
+    return [sys.executable, "-P", "-c", code]
 
 
 def run_job(
@@ -280,19 +280,22 @@ def run_job(
     used: list[tuple[float, float]] = []
     while not store.jobs.get(job.id).ended:
         worker = subprocess.Popen(worker_command(stopped_for=2 if turns else 1), env=environment)
-        while worker.poll() is None:
-            done = progress(store.engine, job.id).done
-            if done and (not stored or done > stored[-1][0]):
-                stored.append((done, clock(), memory_mb(worker.pid)))
-                used.append((processor_s(pid=worker.pid), processor_s(group=place.group)))
-            if moments and done >= moments[0]:
-                moments.pop(0)
-                time.sleep(chance.uniform(0, 5))  # any moment of a page
-                worker.send_signal(signal.SIGKILL)
-                worker.wait()
-            elif turns:
-                turns.swap(worker)
-            time.sleep(0.02)
+        try:
+            while worker.poll() is None:
+                done = progress(store.engine, job.id).done
+                if done and (not stored or done > stored[-1][0]):
+                    stored.append((done, clock(), memory_mb(worker.pid)))
+                    used.append((processor_s(pid=worker.pid), processor_s(group=place.group)))
+                if moments and done >= moments[0]:
+                    moments.pop(0)
+                    time.sleep(chance.uniform(0, 5))  # any moment of a page
+                    worker.send_signal(signal.SIGKILL)
+                    worker.wait()
+                elif turns:
+                    turns.swap(worker)
+                time.sleep(0.02)
+        finally:
+            worker.kill()  # it may be stopped, and would stay so
     ended, found = store.jobs.get(job.id), progress(store.engine, job.id)
     assert ended.state == "done", ended.error
     assert (found.stored, found.failed) == (tasks, 0), found

@@ -92,7 +92,9 @@ def test_one_file_reads_the_environment() -> None:
 def test_one_file_does_percent_arithmetic_and_one_knows_urls_of_label_studio() -> None:
     text = {str(path.relative_to(PACKAGE)): path.read_text() for _, path in modules()}
     assert {
-        name for name, source in text.items() if "original_width" in source and not name.startswith("testing/")
+        name
+        for name, source in text.items()
+        if "original_width" in source and not name.startswith(("testing/", "compat/"))
     } <= {"labelstudio/wire.py"}
 
 

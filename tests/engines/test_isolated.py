@@ -226,6 +226,27 @@ def test_after_close_there_is_no_process_and_no_start(make: Make) -> None:
         host.call("same", value=1, timeout_s=20)
 
 
+def test_close_does_not_wait_for_a_model_that_never_opens(tmp_path: Path, make: Make) -> None:
+    make()
+    program = Program("slow", str(tmp_path / "adapter.py"), opening=("wait_for", {"path": str(tmp_path / "pipe")}))
+    os.mkfifo(tmp_path / "pipe")
+    host = Isolated(program, log_file=tmp_path / "log.txt")
+    failed: list[Exception] = []
+
+    def call() -> None:
+        try:
+            host.call("same", value=1, timeout_s=60)
+        except ModelFailed as error:
+            failed.append(error)
+
+    calling = threading.Thread(target=call)
+    calling.start()
+    with (tmp_path / "pipe").open("w"):  # it opens now, and waits for a line that never comes
+        host.close()
+        calling.join(30)
+    assert "was stopped" in str(failed[0])
+
+
 PARENT = """
 import sys
 from pathlib import Path

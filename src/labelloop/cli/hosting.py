@@ -77,6 +77,29 @@ def engine_for(path: Path) -> str:
     return "sdk" if written_for_sdk else "own"
 
 
+RUNTIME = re.compile(r"^# runtime: (\S+)$", re.MULTILINE)
+
+
+def wanted_python(path: Path) -> str | None:
+    """The interpreter of the runtime that a backend's requirements.txt names ("# runtime: openmmlab"); None where it
+    names none. Raises RuntimeSetupError when it is not made yet."""
+    from labelloop.core.errors import RuntimeSetupError
+    from labelloop.core.settings import read_settings
+    from labelloop.runtimes import venvs
+
+    requirements = path / "requirements.txt"
+    found = RUNTIME.search(requirements.read_text(encoding="utf-8")) if requirements.is_file() else None
+    if found is None:
+        return None
+    runtime = venvs.look(read_settings().home, found[1])
+    if runtime.state != "ready":
+        raise RuntimeSetupError(
+            f"{path} wants the runtime {found[1]}, which is {runtime.state}.",
+            hint=f"Make it: labelloop runtimes create {found[1]}; or name an interpreter: --python /path/to/bin/python",
+        )
+    return str(runtime.python)
+
+
 def hosted_card(
     source: str,
     *,
@@ -93,11 +116,12 @@ def hosted_card(
 
     path = path_of(source)
     full = str(path.resolve()) + source[len(str(path)) :] if source.startswith(str(path)) else str(path.resolve())
+    engine = engine or engine_for(path)
+    python = python or wanted_python(path)
     host = Hosted(
         source=full.rstrip("/"),
         python=str(Path(python).absolute()) if python else "",  # not resolved: a venv's python is a link
         model_dir=str(model_dir.resolve()) if model_dir else "",
         options=parse_options(options),
     )
-    engine = engine or engine_for(path)
     return ModelCard(name=name or model_name(path.resolve().stem), engine=engine, host=host)

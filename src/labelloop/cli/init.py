@@ -38,7 +38,8 @@ from {module} import {model}
 app = init_app(model_class={model})
 """
 
-EXAMPLES = ("mmdetection",)
+EXAMPLES = {"mmdetection": "openmmlab"}
+"""Backends that come along, each with the runtime that it needs."""
 
 
 def init(
@@ -62,7 +63,8 @@ def init(
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(content)
     (folder / "_wsgi.py").write_text(WSGI.format(module="model", model=model))
-    (folder / "requirements.txt").write_text("# what model.py imports; label-studio-ml may be left out\n")
+    runtime = f"# runtime: {EXAMPLES[script]}\n" if script in EXAMPLES else ""
+    (folder / "requirements.txt").write_text(f"# what model.py imports; label-studio-ml may be left out\n{runtime}")
     typer.echo(f"{folder} is made. Start it: labelloop start {folder}")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
-app = typer.Typer(help="Make and remove isolated interpreters (Label Studio's).", no_args_is_help=True)
+app = typer.Typer(help="Make and remove isolated interpreters (Label Studio's, OpenMMLab's).", no_args_is_help=True)
 
 
 @app.command("list")
@@ -27,12 +29,13 @@ def list_runtimes() -> None:
 def create(
     name: str = typer.Argument(help="Name of the runtime, see `labelloop runtimes list`."),
     fresh: bool = typer.Option(False, "--fresh", help="Make it anew even if it is there."),
+    find_links: Path = typer.Option(None, help="Folder of wheels that pip looks into first."),
 ) -> None:
     """Make a runtime; does nothing when it is there."""
     from labelloop.core.settings import read_settings
     from labelloop.runtimes import venvs
 
-    runtime = venvs.create(read_settings().home, name, progress=typer.echo, fresh=fresh)
+    runtime = venvs.create(read_settings().home, name, progress=typer.echo, fresh=fresh, find_links=find_links)
     typer.echo(f"{name} is {runtime.state} in {runtime.path}")
 
 

@@ -51,7 +51,8 @@ Answer = Callable[..., Any]
 
 
 class Died(ModelFailed):
-    """The process of a model ended while it worked; the item that did it is not known, so each is tried alone."""
+    """The process of a model ended while it worked, by itself or because somebody stopped it; the item that did it is
+    not known, so each is tried alone."""
 
 
 class TooSlow(ModelFailed):
@@ -85,6 +86,7 @@ class Isolated:
         self._deaths: deque[float] = deque(maxlen=DEATHS)
         self._lock = threading.Lock()
         self._closed = False
+        self._opening: _Life | None = None
         self._log_begins = 0
 
     @property
@@ -127,6 +129,9 @@ class Isolated:
     def close(self) -> None:
         """End the process for good. Returns when it is gone."""
         self._closed = True
+        opening = self._opening
+        if opening is not None:  # it may take minutes, and whoever waits for it holds the lock
+            opening.end()
         self.restart()
 
     # --- starting ---------------------------------------------------------------------------------------
@@ -138,7 +143,10 @@ class Isolated:
             if self._closed:
                 raise ModelFailed(f"{self._program.name} was let go.")
             self._pause()
-            life = self._start()
+            try:
+                life = self._start()
+            finally:
+                self._opening = None
             self._life = life
         return life
 
@@ -163,7 +171,7 @@ class Isolated:
             if self._log.stat().st_size > MAX_LOG_BYTES:
                 self._log.replace(self._log.with_suffix(".old.log"))
         self._log_begins = self._log.stat().st_size if self._log.exists() else 0
-        life = _Life(self._program, self._log, self._answers)
+        self._opening = life = _Life(self._program, self._log, self._answers)
         opening = self._program.opening
         if opening is None:
             return life
@@ -188,7 +196,7 @@ class Isolated:
 
     def _death(self, ended: _Ended) -> ModelFailed:
         if self._closed or ended.asked_for:
-            return ModelFailed(f"{self._program.name} was stopped while it worked.")
+            return Died(f"{self._program.name} was stopped while it worked.")
         self._deaths.append(time.monotonic())
         log.error("a model's process died", model=self._program.name, how=str(ended), log=str(self._log))
         return Died(f"{self._program.name} died: {ended}.{self._last_lines()}", hint=f"Its log is {self._log}.")

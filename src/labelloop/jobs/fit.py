@@ -19,6 +19,7 @@ from labelloop.core.errors import JobError, LabelloopError, LabelStudioError, Mo
 from labelloop.engines.isolated import Died
 from labelloop.jobs.kinds import Held
 from labelloop.serving.slots import Slots
+from labelloop.store import schema
 from labelloop.store.fits import Fit, Fits
 from labelloop.store.jobs import Job, Jobs, Work
 from labelloop.store.registry import Registry
@@ -30,6 +31,8 @@ LOOK_S = 0.5
 """How long one step waits for the model before it says that there is more."""
 EVERY_S = 0.5
 ATTEMPTS = 3
+AGAIN_S = 60.0
+"""How long events wait after a job that failed."""
 
 
 class Learner(Protocol):
@@ -214,6 +217,8 @@ class FitTriggers:
         self._next_look = time.monotonic() + EVERY_S
         begun = 0
         for model, project_id in self._fits.waiting():
+            if self._failed_lately(project_id):
+                continue
             try:
                 version = self._registry.catalogue().find(model)
             except ModelNotFound:
@@ -223,3 +228,9 @@ class FitTriggers:
                 log.info("a hosted model learns", project=project_id, model=version.id, job=job.id)
                 begun += 1
         return begun
+
+    def _failed_lately(self, project_id: int) -> bool:
+        """A model that does not load today must not make a job twice a second."""
+        jobs = self._jobs.newest(10, project_id=project_id, state="failed")
+        ends = [job.finished_at for job in jobs if job.kind == KIND and job.finished_at is not None]
+        return bool(ends) and (schema.now() - max(ends)).total_seconds() < AGAIN_S

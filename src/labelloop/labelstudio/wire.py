@@ -154,7 +154,7 @@ def tasks_of(request: PredictRequest) -> list[Task]:
 
 def with_whole(tasks: Sequence[Task], body: bytes) -> list[Task]:
     """The tasks of a `/predict` body that was decoded, each with all that it brings."""
-    rows = decode_object(body)["tasks"]
+    rows = decode_object(body).get("tasks") or []
     return [
         msgspec.structs.replace(task, whole=row) if isinstance(row, dict) else task
         for task, row in zip(tasks, rows, strict=True)

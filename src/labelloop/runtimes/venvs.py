@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from labelloop.core.errors import RuntimeSetupError
+from labelloop.runtimes import openmmlab
 from labelloop.runtimes.processes import inherited_environment, tail
 
 Progress = Callable[[str], None]
@@ -27,12 +28,18 @@ MARKER = "runtime.json"
 
 
 class Spec(NamedTuple):
-    """One row of the table. `requirements` are exact pins; `imports` must succeed for the runtime to count as made."""
+    """One row of the table. `requirements` are exact pins; `imports` must succeed for the runtime to count as made.
+
+    `steps` are arguments of `pip install`, in order, where one call cannot do it. `wheels` are packages among the pins
+    that no index has: a folder with them must be given.
+    """
 
     requirements: tuple[str, ...]
     imports: tuple[str, ...]
     disk_bytes: int
     purpose: str
+    steps: tuple[tuple[str, ...], ...] = ()
+    wheels: tuple[str, ...] = ()
 
 
 class Runtime(NamedTuple):
@@ -55,6 +62,14 @@ RUNTIMES = {
         disk_bytes=1_200_000_000,  # 994 MB installed, and the wheel that is being unpacked
         purpose="Label Studio, for the demo and the end-to-end tests",
     ),
+    "openmmlab": Spec(
+        requirements=openmmlab.REQUIREMENTS,
+        imports=openmmlab.IMPORTS,
+        disk_bytes=4_000_000_000,
+        purpose="MMDetection and MMYOLO, for labelloop init --from mmdetection",
+        steps=openmmlab.STEPS,
+        wheels=("mmcv",),
+    ),
 }
 """Every runtime labelloop knows how to make."""
 
@@ -64,7 +79,7 @@ pins, imports = sys.argv[1].split(","), sys.argv[2].split(",")
 for pin in pins:
     name, _, wanted = pin.partition("==")
     package = importlib.metadata.distribution(name)
-    if package.version != wanted:
+    if package.version.partition("+")[0] != wanted:  # torch 2.13.0+cpu is torch 2.13.0
         sys.exit(f"{name} is {package.version}, wanted {wanted}")
     missing = [file for file in package.files or () if not file.locate().exists()]
     if missing:
@@ -109,8 +124,11 @@ def check(home: Path, name: str) -> Runtime:
     return runtime._replace(state="ready")
 
 
-def create(home: Path, name: str, *, progress: Progress, fresh: bool = False) -> Runtime:
-    """Make a runtime, or return the one that is there; `fresh` makes it anew in any case.
+def create(
+    home: Path, name: str, *, progress: Progress, fresh: bool = False, find_links: Path | None = None
+) -> Runtime:
+    """Make a runtime, or return the one that is there; `fresh` makes it anew in any case. `find_links` is a folder of
+    wheels that pip looks into first.
 
     Two processes may call this at a time: the second waits and finds it made. Raises RuntimeSetupError with the last
     lines of pip's log and its path.
@@ -121,10 +139,11 @@ def create(home: Path, name: str, *, progress: Progress, fresh: bool = False) ->
             runtime = check(home, name)
         if runtime.state == "ready" and not fresh:
             return runtime
+        _require_wheels(runtime, find_links)
         if runtime.state != "missing":
             progress(f"{name}: removing what is there ({runtime.state})")
             shutil.rmtree(runtime.path)
-        _make(runtime, progress)
+        _make(runtime, progress, find_links)
         return runtime._replace(state="ready")
 
 
@@ -186,7 +205,16 @@ def _complaint(runtime: Runtime) -> str:
     return lines[-1] if done.returncode else ""
 
 
-def _make(runtime: Runtime, progress: Progress) -> None:
+def _require_wheels(runtime: Runtime, find_links: Path | None) -> None:
+    for package in runtime.spec.wheels:
+        if find_links is None or not any(find_links.glob(f"{package}-*.whl")):
+            raise RuntimeSetupError(
+                f"The runtime {runtime.name} needs a wheel of {package}, which no index has.",
+                hint=f"Build it once, and give its folder: labelloop runtimes create {runtime.name} --find-links DIR",
+            )
+
+
+def _make(runtime: Runtime, progress: Progress, find_links: Path | None) -> None:
     log = runtime.path.parent / f"{runtime.name}.log"
     log.unlink(missing_ok=True)
     _require_space(runtime)
@@ -195,7 +223,9 @@ def _make(runtime: Runtime, progress: Progress) -> None:
     _run([python, "-m", "venv", str(runtime.path)], log=log, runtime=runtime, progress=progress)
     progress(f"{runtime.name}: installing {', '.join(runtime.spec.requirements)} (some minutes; log: {log})")
     pip = [str(runtime.python), "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
-    _run([*pip, *runtime.spec.requirements], log=log, runtime=runtime, progress=progress)
+    links = ["--find-links", str(find_links)] if find_links is not None else []
+    for step in runtime.spec.steps or (runtime.spec.requirements,):
+        _run([*pip, *links, *step], log=log, runtime=runtime, progress=progress)
     if complaint := _complaint(runtime):
         raise RuntimeSetupError(
             f"The runtime {runtime.name} was installed and does not work: {complaint}.", hint=f"pip's log: {log}."
