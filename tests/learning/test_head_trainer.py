@@ -162,6 +162,13 @@ def test_time_ends_a_run_too(tmp_path: Path) -> None:
     assert trained.model.is_file()
 
 
+def test_few_pictures_end_a_run_before_its_time(tmp_path: Path) -> None:
+    asked = request(tmp_path, options={"epochs": 2, "batch": 4}, budget_s=300.0)
+    pictures = len(json.loads((asked.data / "train.json").read_text())["images"])
+    trained = HeadTrainer().train(asked, ignore)
+    assert trained.metrics["steps"] == -(-2 * pictures // 4)
+
+
 @pytest.mark.parametrize(("family", "weight", "bias"), [("yolox", 0.0, 0.0), ("nanodet", None, -1.0)])
 def test_labels_that_the_model_knows_keep_their_rows(
     tmp_path: Path, family: str, weight: float | None, bias: float

@@ -8,6 +8,7 @@ they are trained on what was kept and written back. Trainer `full` is the same f
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from typing import ClassVar, Literal
 
@@ -21,8 +22,9 @@ MODEL = "model.onnx"
 class HeadOptions(msgspec.Struct, frozen=True):
     """`part` is what is trained: "neck" is neck and head, "head" what serves one stride only. `rate` is the learning
     rate, `class_rate` that of the class layer. `cut` names the values at the end of the backbone, largest first, for
-    files whose graph does not show it. `max_steps` ends training by steps instead of by time, to compare runs
-    on a busy machine."""
+    files whose graph does not show it. `epochs` is how often a picture may be seen: with few of them training ends
+    before the budget does, or they are learned by heart. `max_steps` ends training by steps instead of by time, to
+    compare runs on a busy machine."""
 
     part: Literal["neck", "head"] = "neck"
     batch: int = 4
@@ -31,6 +33,7 @@ class HeadOptions(msgspec.Struct, frozen=True):
     weight_decay: float = 0.02
     cut: tuple[str, ...] = ()
     max_steps: int | None = None
+    epochs: int = 40
 
 
 class HeadTrainer:
@@ -61,6 +64,7 @@ def fine_tune(request: TrainRequest, report: Report, *, part: str, options: Head
     witnesses = learn.witnesses(model, samples)
     agreement = model.check(model.features(witnesses))
     looked_s = clock.seconds()
+    clock.limit(math.ceil(options.epochs * len(samples) / options.batch))
     learned = learn.learn(model, cache, request=request, options=options, clock=clock, report=report)
     export.write_back(model.graph, learned.weights)
     path = request.out / MODEL

@@ -19,12 +19,17 @@ class Clock:
 
     def __init__(self, budget_s: float, *, reserve_s: float, max_steps: int | None, started: float) -> None:
         self._started, self._end_s, self._max_steps = started, budget_s - reserve_s, max_steps
+        self._most_steps: int | None = None
         self._begun_s: float | None = None
         self._done, self._spent_s = 0.0, 0.0
 
     def resume(self, done: float, spent_s: float) -> None:
         """Go on where an earlier try was: `done` is its progress, `spent_s` what it took."""
         self._done, self._spent_s = done, spent_s
+
+    def limit(self, steps: int) -> None:
+        """End after so many steps where the time allows more: few pictures, seen too often, are learned by heart."""
+        self._most_steps = max(1, steps)
 
     def seconds(self) -> float:
         """Of this try and of those that it goes on from."""
@@ -35,13 +40,16 @@ class Clock:
         return self._started + share * self._end_s
 
     def progress(self, step: int) -> float:
-        """0 at the first step, 1 when training is over: by steps where their number is set, else by time."""
+        """0 at the first step, 1 when training is over: by steps where their number is set, else by time, or by the
+        limit on steps where that comes first."""
         if self._max_steps is not None:
             return min(1.0, step / self._max_steps)
         now = time.monotonic() - self._started
         if self._begun_s is None:
             self._begun_s = now
-        return min(1.0, self._done + (now - self._begun_s) / max(self._end_s - self._begun_s, 1e-3))
+        by_time = self._done + (now - self._begun_s) / max(self._end_s - self._begun_s, 1e-3)
+        by_steps = step / self._most_steps if self._most_steps is not None else 0.0
+        return min(1.0, max(by_time, by_steps))
 
 
 def rate(progress: float, step: int) -> float:
