@@ -46,8 +46,7 @@ def test_people_sort_sixty_messages_and_a_model_sorts_the_rest(label_studio: Lab
         rows = [{"body": f"<p><b>Dear shop,</b></p><p>{one.text}</p>"} for one in (*known, *new)]
         tasks = client.import_tasks(project, [{"data": row} for row in rows]).task_ids
         report = connect(client, project, backend_url=server.url)
-        failed = {finding.check for finding in report.findings if finding.status == "fail"}
-        assert failed == {"model"}, "there is none yet"
+        assert report.ok, report.findings
         options = LoopOptions(min_new=60, quiet_s=1, budget_s=30)
         training.loops.set(project, label_studio.url, enabled=True, options=options)
         for task, ticket in zip(tasks, known, strict=False):
