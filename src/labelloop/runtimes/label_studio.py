@@ -96,7 +96,8 @@ def _template(runtime: Runtime, progress: Progress) -> Path:
         progress("Label Studio starts for the first time and sets up its database (about a minute)")
         new = Credentials(EMAIL, secrets.token_urlsafe(9), secrets.token_hex(20), personal_access_token="")
         with _serve(runtime, template, new, port=0, progress=progress) as server:
-            answer = _api(server.url, new.token).post("/api/token/", json={})
+            with _api(server.url, new.token) as api:
+                answer = api.post("/api/token/", json={})
             answer.raise_for_status()
             complete = msgspec.structs.replace(new, personal_access_token=answer.json()["token"])
         # Written last and after the server has closed its database: with this file the template is complete.
