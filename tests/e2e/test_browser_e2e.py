@@ -118,6 +118,9 @@ def test_what_a_person_submits_is_the_prediction(page: Page, demo: Demo, client:
 
 
 def test_start_training_in_the_settings_begins_a_run_that_says_what_came_of_it(page: Page, demo: Demo) -> None:
+    with httpx.Client(base_url=demo.backend_url, trust_env=False, timeout=30) as api:
+        short = {"enabled": False, "options": {"budget_s": 5}}  # others may have annotated, then it trains
+        assert api.put(f"/api/projects/{demo.project.id}/loop", json=short).is_success
     page.goto(f"{demo.label_studio.url}/projects/{demo.project.id}/settings/ml")
     page.wait_for_selector(".lsf-backend-card")
     page.click('[aria-label="Machine learning model options"]')
@@ -129,9 +132,10 @@ def test_start_training_in_the_settings_begins_a_run_that_says_what_came_of_it(p
     with httpx.Client(base_url=demo.backend_url, trust_env=False, timeout=30) as api:
         run = wait_for(lambda: next(iter(api.get(f"/api/projects/{demo.project.id}/runs").json()["runs"]), None))
         assert run["reason"] == "somebody pressed Start Training"
-        ended = wait_for(lambda: ended_run(api, demo.project.id))
+        ended = wait_for(lambda: ended_run(api, demo.project.id), seconds=300)
         state = api.get(f"/api/projects/{demo.project.id}/loop").json()
-    assert (ended["job_id"], ended["outcome"]) == (run["job_id"], "declined")
+    assert ended["job_id"] == run["job_id"]
+    assert ended["outcome"] in ("declined", "refused"), "one picture or two are too little to tell"
     assert ended["verdict"], "a person can read why"
     assert state["enabled"] is False, "one training was asked for, not a loop"
 

@@ -78,7 +78,8 @@ def test_everything_that_is_sent_is_stored(client: Client, project: int, task: s
         prediction = Prediction(regions, dict.fromkeys(pictures, size), f"any {task}@1", rng.uniform(-1, 2))
         items.append({"task": row["id"], **encode_prediction(prediction, labels, task_id=row["id"])})
     assert len(items) == 10
-    assert sum(len(item["result"]) for item in items) > 50, "the test says something"
+    least = 5 if task == "classify" else 50  # a picture has one class, and many boxes
+    assert sum(len(item["result"]) for item in items) > least, "the test says something"
     assert client.import_predictions(project, items).created == len(items)
     stored = client.predictions(items[0]["task"])
     assert items[0]["result"] in [row["result"] for row in stored]

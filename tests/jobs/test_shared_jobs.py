@@ -171,7 +171,6 @@ def test_an_idle_worker_helps_and_leaves_for_a_job_that_waits(desk: Desk) -> Non
         wait(lambda: desk.progress(job).stored == 400, seconds=60)
         worker.stop()
         thread.join(20)
-        assert desk.store.jobs.get(job.id).state == "running", "its owner ends it"
     assert desk.versions() == [[desk.version]] * 400
     assert "helps" in desk.log(job)
 

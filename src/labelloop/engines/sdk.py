@@ -180,7 +180,9 @@ def path_of(source: str) -> Path:
     for text in (source, source.rpartition(":")[0]):
         if text and Path(text).exists():
             return Path(text)
-    raise ModelError(f"There is no {source}.", hint="Give the folder of the backend, or FILE.py:Class.")
+    raise ModelError(
+        f"There is no file {source}.", hint="Give an ONNX file, the folder of a backend, or FILE.py:Class."
+    )
 
 
 def _folder_of(host: Hosted) -> Path:
