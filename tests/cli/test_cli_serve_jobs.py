@@ -52,7 +52,7 @@ def test_a_server_killed_in_the_middle_of_a_job_finishes_it_at_the_next_start(sl
         process.wait()
     assert 12 <= sum(slowly.stored()) < 60
     with slowly.serving():
-        wait(lambda: "done" in slowly.run("jobs", "show", job).stdout)
+        wait(lambda: "done" in slowly.run("jobs", "show", job).stdout, seconds=240)
     assert slowly.stored() == [1] * 60
     assert log_of_workers(slowly) == "", "prelabel started a worker beside the server's"
 
@@ -69,7 +69,7 @@ def test_a_stopped_server_ends_soon_and_a_job_goes_on_with_the_next(slowly: Term
             assert "Traceback" not in process.stderr.read()
     assert "running" in slowly.run("jobs", "show", job).stdout
     with slowly.serving():
-        wait(lambda: "done" in slowly.run("jobs", "show", job).stdout)
+        wait(lambda: "done" in slowly.run("jobs", "show", job).stdout, seconds=240)
     assert slowly.stored() == [1] * 60
     assert "failed" not in slowly.run("jobs", "show", job).stdout
 
@@ -78,7 +78,7 @@ def test_no_jobs_leaves_them_to_workers(slowly: Terminal) -> None:
     with slowly.serving("--no-jobs") as (url, _):
         assert httpx.get(url + "/health", trust_env=False).status_code == 200
         job = begin(slowly)
-        wait(lambda: "done" in slowly.run("jobs", "show", job).stdout)
+        wait(lambda: "done" in slowly.run("jobs", "show", job).stdout, seconds=240)
     assert "worker is ready" in log_of_workers(slowly)
 
 
