@@ -14,7 +14,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup runtime chromium postgres check quick test demo screenshot constraints clean
+# Where wheels for OpenMMLab's runtime lie; without them mmcv would be built from source, for some twenty minutes.
+MM_WHEELS ?= ../shared/openmmlab/wheels
+
+.PHONY: help setup runtime openmmlab chromium postgres check quick test demo screenshot constraints clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
@@ -32,6 +35,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 runtime: $(INSTALLED)
 	$(BIN)/labelloop runtimes create label-studio
 
+openmmlab: $(INSTALLED)
+	if [ -d '$(MM_WHEELS)' ]; then
+		$(BIN)/labelloop runtimes create openmmlab --find-links '$(MM_WHEELS)'
+	elif ! $(BIN)/labelloop runtimes check openmmlab; then
+		echo 'No wheels in $(MM_WHEELS): the tests of OpenMMLab are skipped. To run them: $(BIN)/labelloop runtimes create openmmlab'
+	fi
+
 chromium:
 	@scripts/install_chromium.sh
 
@@ -46,7 +56,7 @@ check: $(INSTALLED)
 quick: $(INSTALLED)
 	$(BIN)/pytest -m 'not slow and not e2e and not browser'
 
-test: setup runtime chromium postgres check
+test: setup runtime openmmlab chromium postgres check
 	$(BIN)/pytest -rs
 
 demo: $(INSTALLED)
