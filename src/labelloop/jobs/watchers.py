@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
@@ -18,10 +18,9 @@ from labelloop.jobs.patience import is_passing
 from labelloop.jobs.submit import address_of
 from labelloop.jobs.watch import ProjectWatch
 from labelloop.labelstudio.client import Client
-from labelloop.labelstudio.labelmap import read_labels_file
 from labelloop.labelstudio.records import Project
 from labelloop.serving.models import Store
-from labelloop.serving.projects import View, build_view, unassigned
+from labelloop.serving.projects import Lens, View, unassigned
 from labelloop.store.registry import ModelVersion
 from labelloop.store.watches import Key, Watch
 
@@ -180,9 +179,7 @@ class Views:
     """How versions see projects; built anew only when the version or the label config changes."""
 
     def __init__(self, settings: Settings, version_of: VersionOf) -> None:
-        self._threshold = settings.score_threshold
-        self._following = settings.following
-        self._aliases: Mapping[str, str] = read_labels_file(settings.labels_file) if settings.labels_file else {}
+        self._lens = Lens.of(settings)
         self._version_of = version_of
         self._built: dict[int, tuple[str, str, View]] = {}
 
@@ -193,12 +190,6 @@ class Views:
             raise unassigned(project.id)
         known = self._built.get(project.id)
         if known is None or known[:2] != (version.digest + version.id, project.label_config):
-            view = build_view(
-                version,
-                project.label_config,
-                threshold=self._threshold,
-                aliases=self._aliases,
-                following=self._following,
-            )
+            view = self._lens.view(version, project.label_config)
             known = self._built[project.id] = version.digest + version.id, project.label_config, view
         return known[2]
