@@ -423,8 +423,14 @@ class Retrain:
         settings = self._parts.settings
         aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
         config = self._project().label_config
+        said = self._parts.training.registry.catalogue().called(version, self._job.project_id)
         return build_view(
-            version, config, threshold=settings.score_threshold, aliases=aliases, following=settings.following
+            version,
+            config,
+            threshold=settings.score_threshold,
+            aliases=aliases,
+            following=settings.following,
+            said=said,
         )
 
     def _decline(self, why: str) -> Stage:
