@@ -1,10 +1,9 @@
 """A class of the user's own as a model: ten lines with `labels` and `predict`, in a process of its own.
 
 `predict(picture)` is given an array uint8 [height, width, 3], RGB, upright (or a text, where its `task` is "text" or
-"ner"), and returns a list of dictionaries: `label`, `score`, and a place in pixels: `box` (left, top, right, bottom,
-with `angle` in degrees clockwise), `polygon` (points), `point`, `mask` (truths [height, width]), `span` (characters of a
-text, from the first up to and without the last), or none for the picture or text as a whole; `text` for what is read
-there.
+"ner"), and returns dictionaries: `label`, `score`, and a place in pixels: `box` (left, top, right, bottom, with `angle`
+in degrees clockwise), `polygon` (points), `point`, `mask` (truths [height, width]), or in a text: `span` (its first
+character, and the one behind its last), or none for the picture or text as a whole; `text` for what is read there.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class Artifacts:
             return ModelError(f"The model file {remote} is missing.", hint=again.capitalize())
         return ModelError(
             f"The model file {remote} is missing here; another machine on the same database may have it.",
-            hint="Set LABELLOOP_ARTIFACTS_URL on all machines to one place that each of them reaches (s3://bucket/models "
+            hint="Set LABELLOOP_ARTIFACTS_URL on all machines to a place that each of them reaches (s3://bucket/models "
             f"or a shared folder), then {again}",
         )
 
