@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ Start = Callable[..., Backend]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
+    with servers(tmp_path) as begin:
+        yield begin
+
+
+@contextmanager
+def servers(folder: Path) -> Iterator[Start]:
     """Start servers: `start(engine=…, models=("cars",), load=…, **settings)`. They run no jobs unless told so: there is
     one workflow engine per process."""
     running: list[tuple[Backend, LoopbackServer]] = []
@@ -75,7 +82,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         **options: Any,
     ) -> Backend:
         engine = engine or FakeEngine()
-        settings = read_settings(**{"home": tmp_path / "home", "jobs": False} | options)
+        settings = read_settings(**{"home": folder / "home", "jobs": False} | options)
         parts = assemble(settings, load=load or (lambda _version: engine))
         for name in models:
             add_model(parts.store.registry, None, ModelCard(name=name, engine="empty", labels=engine.classes), settings)

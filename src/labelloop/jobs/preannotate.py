@@ -167,7 +167,9 @@ class Preannotation:
         self._size = min(max(int(rate * page_s), self._smallest), self._import_size)
 
     def _item(self, task_id: int, prediction: Prediction) -> dict[str, Any]:
-        return {"task": task_id} | encode_prediction(prediction, self._view.label_map, task_id=task_id)
+        item = {"task": task_id} | encode_prediction(prediction, self._view.label_map, task_id=task_id)
+        # a hosted model may learn while the job runs, and call itself something else from then on
+        return item | {"model_version": self._job.version}
 
     def _predict_patiently(self, tasks: Sequence[Task]) -> list[Prediction]:
         """Failures that may pass are tried again, after Label Studio is seen to answer; as long as that helps."""

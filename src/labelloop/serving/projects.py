@@ -143,11 +143,15 @@ class Projects:
             live = self._live[project_id] = desired
         return live
 
+    def serving(self, project_id: int | None) -> tuple[ModelVersion | None, str]:
+        """`version_of`, and what that version calls itself for the project if it is hosted, else ""."""
+        version = self.version_of(project_id)
+        return version, "" if version is None else self.catalogue.called(version, project_id)
+
     def view(self, project_id: int | None, config_xml: str) -> View | None:
         """The serving version seen through a label config; None without a model. Raises LabelConfigError."""
-        version = self.version_of(project_id)
+        version, said = self.serving(project_id)
         seen = self._seen.get(project_id)
-        said = "" if version is None else self.catalogue.called(version, project_id)
         if seen is not None and seen.config_xml == config_xml and seen.said == said and _shows(seen.view, version):
             return seen.view
         view = None if version is None else self._lens.view(version, config_xml, said=said)
