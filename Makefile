@@ -13,6 +13,8 @@ PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import ensurepip, venv
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Most of the tests' time is waiting: for servers that start, workers that are killed, pages that load.
+BESIDE := -n 3 --dist loadgroup
 
 # Where wheels for OpenMMLab's runtime lie; without them mmcv would be built from source, for some twenty minutes.
 MM_WHEELS ?= ../shared/openmmlab/wheels
@@ -54,10 +56,10 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 quick: $(INSTALLED)
-	$(BIN)/pytest -m 'not slow and not e2e and not browser'
+	$(BIN)/pytest $(BESIDE) -m 'not slow and not e2e and not browser'
 
 test: setup runtime openmmlab chromium postgres check
-	$(BIN)/pytest -rs
+	$(BIN)/pytest $(BESIDE) -rs --durations=40
 
 demo: $(INSTALLED)
 	$(BIN)/labelloop demo

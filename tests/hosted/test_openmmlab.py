@@ -20,7 +20,7 @@ from labelloop.runtimes import venvs
 from reference.running_server import jpeg
 from reference.stand import Stand
 
-pytestmark = [pytest.mark.openmmlab, pytest.mark.slow]
+pytestmark = [pytest.mark.openmmlab, pytest.mark.slow, pytest.mark.xdist_group("openmmlab")]
 
 PICTURE = "data:image/jpeg;base64," + base64.b64encode(jpeg(128, 96)).decode()
 
