@@ -100,7 +100,7 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     jobs = Resident(
         lambda: _worker(settings, store, training, slots, predictor, media, origins, loop, desk, needed=needed)
     )
-    watchers = Watchers(settings, store, projects.version_of, named=settings.watch, kept=True)
+    watchers = Watchers(settings, store, projects.serving, named=settings.watch, kept=True)
     recorder = Recorder(store.scores)
     return Parts(store, training, metrics, slots, projects, origins, media, predictor, loop, jobs, watchers, recorder)
 
@@ -122,11 +122,11 @@ def open_watch(settings: Settings, projects: Sequence[str], *, load: Load | None
             if not store.workers.any_alive():
                 resident.start()
 
-        def version_of(project: int) -> ModelVersion | None:
-            return store.registry.catalogue().of_project(project)
+        def serving(project: int) -> tuple[ModelVersion | None, str]:
+            return store.registry.catalogue().serving(project)
 
         try:
-            yield Watchers(settings, store, version_of, named=projects, kept=False, ensure_worker=ensure_worker)
+            yield Watchers(settings, store, serving, named=projects, kept=False, ensure_worker=ensure_worker)
         finally:
             resident.stop()
 

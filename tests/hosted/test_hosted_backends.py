@@ -16,7 +16,8 @@ import pytest
 from labelloop.testing import FakeLabelStudio
 from reference.interpreters import interpreter
 from reference.running_server import jpeg
-from reference.stand import BACKENDS, BOXES, WORDS, Caller, Stand, recording, wait
+from reference.stand import BACKENDS, BOXES, WORDS, Caller, Stand, recording
+from reference.waiting import wait
 
 PICTURE = "data:image/jpeg;base64," + base64.b64encode(jpeg(320, 240)).decode()
 pytestmark = pytest.mark.slow  # each starts a server, most also the workflow engine
@@ -74,6 +75,21 @@ def test_a_task_comes_whole_and_a_prompt_as_it_was_sent(begin: Begin, shared: Pa
     assert said["result"][0]["value"]["x"] == context["result"][0]["value"]["x"]
 
 
+def test_a_whole_project_is_predicted_under_the_name_that_the_model_gives_itself(stand: Stand) -> None:
+    with FakeLabelStudio() as studio:
+        project = studio.add_project("boxes", BOXES)
+        tasks = studio.add_tasks(project, [{"image": PICTURE}] * 3)
+        stand.environment |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
+        with stand.serving(str(BACKENDS / "event_listener"), "--with", "flavour=sweet") as caller:
+            said = stand.run("prelabel", str(project))
+            assert said.returncode == 0, said.stdout + said.stderr
+            stored = [studio.predictions(task) for task in tasks]
+            assert [[one["model_version"] for one in rows] for rows in stored] == [["NewModel-v0.0.1"]] * 3
+            assert "flavour sweet" in notes(stored[0])
+            (job,) = caller.jobs("prelabel")
+            assert job["version"] == caller.setup(project=project) == "NewModel-v0.0.1"
+
+
 def test_extra_params_of_the_model_page_win_over_with(begin: Begin) -> None:
     caller = begin("event_listener", "--with", "flavour=sweet")
     caller.setup(extra_params='{"flavour": "sour"}')
@@ -87,13 +103,18 @@ def test_fit_hears_events_in_order_as_a_job_and_its_version_is_shown(begin: Begi
     assert caller.setup(config) == "NewModel-v0.0.1"
     assert caller.http.post("/webhook", json=event).status_code == 201
     assert caller.http.post("/webhook", json=recording(shared, "webhook_tasks_created")).status_code == 201
+    several = recording(shared, "webhook_annotations_created_bulk")
+    assert caller.http.post("/webhook", json=several).status_code == 201
     answer = caller.http.post("/webhook", json=recording(shared, "webhook_start_training")).json()
     assert answer["status"] == "accepted"
-    wait(lambda: caller.setup(config) == "NewModel-v0.0.3")  # bumped twice, and no setup took that back
+    # bumped by each annotation and by the button, and no setup took that back
+    heard = [event["annotation"]["id"], *(one["id"] for one in several["annotation"])]
+    wait(lambda: caller.setup(config) == f"NewModel-v0.0.{len(heard) + 2}")
     (said,) = caller.predict([{"id": 1, "data": {"image": "x"}}], config)
-    assert said["model_version"] == "NewModel-v0.0.3"
-    number = event["annotation"]["id"]
-    assert f"heard [['ANNOTATION_CREATED', {number}, 1], ['START_TRAINING', None, 1]]" in notes([said])
+    assert said["model_version"] == f"NewModel-v0.0.{len(heard) + 2}"
+    created = [["ANNOTATION_CREATED", number, 1] for number in heard]
+    assert len(created) > 2
+    assert f"heard {[*created, ['START_TRAINING', None, 1]]}" in notes([said])
     wait(lambda: {job["state"] for job in caller.jobs()} == {"done"})
 
 

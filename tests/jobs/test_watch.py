@@ -12,7 +12,6 @@ import pytest
 from starlette.responses import Response
 
 from jobs.desk import Desk, refusal
-from jobs.test_worker import wait
 from labelloop.app import open_watch
 from labelloop.core.errors import LabelStudioError
 from labelloop.jobs.watch import COUNT_S, OVERLAP, ProjectWatch
@@ -22,6 +21,7 @@ from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.wire import decode_event, moment_of
 from labelloop.store.watches import Key
 from labelloop.testing import FakeEngine
+from reference.waiting import wait
 
 
 class Watched:
@@ -38,7 +38,7 @@ class Watched:
     def again(self) -> ProjectWatch:
         """As after a restart."""
         store = self.desk.store
-        views = Views(self.desk.settings, lambda project: store.registry.catalogue().of_project(project))
+        views = Views(self.desk.settings, lambda project: store.registry.catalogue().serving(project))
         return ProjectWatch(self.key, self.client, store, views.of, clock=lambda: self.now)
 
     def minute(self) -> None:
@@ -316,7 +316,7 @@ def test_an_outage_is_waited_for_and_told_once(desk: Desk) -> None:
 
     settings = desk.settings.model_copy(update={"watch_interval_s": 0.05})
     desk.store.watches.add(Key(desk.studio.url, desk.project), kept=True)
-    watchers = Watchers(settings, desk.store, lambda _: desk.model, named=(), kept=True)
+    watchers = Watchers(settings, desk.store, lambda _: (desk.model, ""), named=(), kept=True)
     desk.studio.around = away
     pauses = []
     for _ in range(5):
@@ -338,7 +338,7 @@ def test_an_outage_is_waited_for_and_told_once(desk: Desk) -> None:
 def test_one_of_two_watches(desk: Desk) -> None:
     key = Key(desk.studio.url, desk.project)
     desk.store.watches.add(key, kept=True)
-    one, other = (Watchers(desk.settings, desk.store, lambda _: None, named=(), kept=True) for _ in range(2))
+    one, other = (Watchers(desk.settings, desk.store, lambda _: (None, ""), named=(), kept=True) for _ in range(2))
     one.look()
     before = len(desk.studio.requests)
     other.look()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from labelloop.engines.base import Engine
 from labelloop.serving.models import add_model
 from labelloop.store.registry import ModelVersion
 from labelloop.testing import FakeEngine, FakeLabelStudio, LoopbackServer
+from reference.waiting import wait
 
 CONFIG = '<View><Image name="img" value="$image"/><RectangleLabels name="box" toName="img"><Label value="Car"/></RectangleLabels></View>'
 
@@ -55,10 +56,7 @@ class Backend:
 
     @staticmethod
     def wait(condition: Callable[[], Any], seconds: float = 10) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "the condition never held"
-            time.sleep(0.01)
+        wait(condition, seconds, every_s=0.01)
 
 
 Start = Callable[..., Backend]
@@ -66,6 +64,12 @@ Start = Callable[..., Backend]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
+    with servers(tmp_path) as begin:
+        yield begin
+
+
+@contextmanager
+def servers(folder: Path) -> Iterator[Start]:
     """Start servers: `start(engine=…, models=("cars",), load=…, **settings)`. They run no jobs unless told so: there is
     one workflow engine per process."""
     running: list[tuple[Backend, LoopbackServer]] = []
@@ -78,7 +82,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         **options: Any,
     ) -> Backend:
         engine = engine or FakeEngine()
-        settings = read_settings(**{"home": tmp_path / "home", "jobs": False} | options)
+        settings = read_settings(**{"home": folder / "home", "jobs": False} | options)
         parts = assemble(settings, load=load or (lambda _version: engine))
         for name in models:
             add_model(parts.store.registry, None, ModelCard(name=name, engine="empty", labels=engine.classes), settings)

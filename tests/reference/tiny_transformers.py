@@ -76,6 +76,23 @@ def classifier(folder: Path) -> Path:
     return folder
 
 
+def segmenter(folder: Path, *, sees: str) -> Path:
+    """A SegFormer with random weights, but for the last bias: every pixel is `sees`."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.SegformerConfig(
+        hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16, **named(LABELS)
+    )  # fmt: skip
+    model = transformers.SegformerForSemanticSegmentation(config)
+    with torch.no_grad():
+        model.decode_head.classifier.bias.copy_(torch.tensor([20.0 * (label == sees) for label in LABELS]))
+    model.save_pretrained(folder)
+    transformers.SegformerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
 def entities(folder: Path, *, steps: int = 60) -> Path:
     """A BERT of one layer that was taught a few names for a second."""
     import torch

@@ -12,7 +12,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError, SettingsError
+from labelloop.core.settings import read_settings
+from labelloop.serving.models import open_store
 from labelloop.store.artifacts import LEFTOVER_S, Artifacts, hash_file
 
 
@@ -113,3 +116,27 @@ class TestElsewhere:
         with pytest.raises(ModelError, match=r"missing.*Add the model again"):
             artifacts.path("cars/a.onnx", sha256=hash_file(model))
         assert files_in(tmp_path / "cache") == []
+
+
+def test_two_machines_with_one_database_and_no_common_place_for_files(tmp_path: Path, model: Path) -> None:
+    """What one of them added is missing on the other, and the error names the setting."""
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    first, second = (open_store(read_settings(home=tmp_path / name, database_url=url)) for name in ("one", "two"))
+    version = first.registry.add(model, ModelCard(name="cars"))
+    assert first.registry.path(version) is not None
+    with pytest.raises(ModelError, match=r"LABELLOOP_ARTIFACTS_URL on all machines.*then add the model again"):
+        second.registry.path(second.registry.catalogue().find("cars"))
+
+    place = str(tmp_path / "place")
+    settings = [read_settings(home=tmp_path / n, database_url=url, artifacts_url=place) for n in ("one", "two")]
+    version = open_store(settings[0]).registry.add(model, ModelCard(name="cars"))
+    assert open_store(settings[1]).registry.path(version) is not None, "the advice, followed, helps"
+
+
+def test_a_file_that_is_lost_on_a_machine_of_its_own(tmp_path: Path, model: Path) -> None:
+    registry = open_store(read_settings(home=tmp_path)).registry
+    version = registry.add(model, ModelCard(name="cars"))
+    (tmp_path / "models" / version.artifact).unlink()
+    with pytest.raises(ModelError, match="Add the model again") as found:
+        registry.path(version)
+    assert "LABELLOOP_ARTIFACTS_URL" not in str(found.value)

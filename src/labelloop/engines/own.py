@@ -1,14 +1,15 @@
 """A class of the user's own as a model: ten lines with `labels` and `predict`, in a process of its own.
 
-`predict(picture)` is given an array uint8 [height, width, 3], RGB, upright (or a text, where its `task` is "text"), and
-returns a list of dictionaries: `label`, `score`, and a place in pixels: `box` (left, top, right, bottom, with `angle`
-in degrees clockwise), `polygon` (points), `point`, `mask` (truths [height, width]), or none for the picture as a whole;
-`text` for what is read there.
+`predict(picture)` is given an array uint8 [height, width, 3], RGB, upright (or a text, where its `task` is "text" or
+"ner"), and returns dictionaries: `label`, `score`, and a place in pixels: `box` (left, top, right, bottom, with `angle`
+in degrees clockwise), `polygon` (points), `point`, `mask` (truths [height, width]), or in a text: `span` (its first
+character, and the one behind its last), or none for the picture or text as a whole; `text` for what is read there.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,12 +21,14 @@ import numpy as np
 from labelloop.core.cards import Hosted, ModelCard
 from labelloop.core.errors import LabelloopError, ModelError, ModelFailed
 from labelloop.core.pictures import Picture
-from labelloop.core.regions import Box, Point, Polygon, Region, Shape, Size, Whole
+from labelloop.core.regions import Box, Point, Polygon, Region, Shape, Size, Span, Whole
 from labelloop.engines.base import EngineOptions, Wants
 from labelloop.engines.isolated import Died, Isolated, Program
 from labelloop.engines.sdk import OPEN_S, digest_of_code, path_of
 
-TASKS = ("detect", "segment", "ocr", "classify", "pose", "text")
+TASKS = ("detect", "segment", "ocr", "classify", "pose", "text", "ner")
+READ = ("text", "ner")
+"""Tasks of classes that are given texts."""
 
 SMALLEST_PIXELS = 4
 """Parts of a mask below this are specks."""
@@ -52,7 +55,7 @@ class OwnEngine:
             raise
         self.classes = card.labels
         self.max_batch = max(1, about["max_batch"])
-        self.wants: Wants = "text" if card.task == "text" else "picture"
+        self.wants: Wants = "text" if card.task in READ else "picture"
 
     @staticmethod
     def describe(path: Path | None, card: ModelCard) -> ModelCard:
@@ -83,16 +86,17 @@ class OwnEngine:
             if len(batch) == 1:
                 return [error]
             return [self.predict([item])[0] for item in batch]
-        return [self._read(answer) for answer in answers]
+        return [self._read(answer, item) for answer, item in zip(answers, batch, strict=True)]
 
     def close(self) -> None:
         self._host.close()
 
-    def _read(self, answer: Mapping[str, Any]) -> tuple[Region, ...] | Exception:
+    def _read(self, answer: Mapping[str, Any], item: Any) -> tuple[Region, ...] | Exception:
         if "error" in answer:
             return ModelFailed(answer["error"])
         try:
-            regions = [region for found in answer["found"] for region in regions_of(found)]
+            text = item if isinstance(item, str) else ""
+            regions = [region for found in answer["found"] for region in regions_of(found, text)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             return ModelFailed(f"It answered what cannot be read: {type(error).__name__}: {error}.")
         return tuple(sorted(regions, key=lambda region: -(region.score or 0.0)))
@@ -107,14 +111,25 @@ def _host(name: str, host: Hosted, folder: Path | None) -> Isolated:
     return Isolated(program, log_file=place / "log.txt")
 
 
-def regions_of(found: Mapping[str, Any]) -> list[Region]:
-    """The regions that one dictionary means: several where a mask has several parts. Raises what a wrong one raises."""
+def regions_of(found: Mapping[str, Any], item: str = "") -> list[Region]:
+    """The regions that one dictionary means: several where a mask has several parts. `item` is the text that it is
+    about, for a span. Raises what a wrong one raises."""
     label, text = found.get("label"), found.get("text")
     score = None if found.get("score") is None else float(found["score"])
     if score is not None and not math.isfinite(score):
         raise ValueError(f"the score is {score}")
     name = None if label is None else str(label)
+    if "span" in found:
+        span = _span(found["span"], item)
+        return [Region(span, name, score, item[span.start : span.end])]
     return [Region(shape, name, score, None if text is None else str(text)) for shape in _shapes(found)]
+
+
+def _span(ends: Any, item: str) -> Span:
+    start, end = (operator.index(place) for place in ends)
+    if not 0 <= start < end <= len(item):
+        raise ValueError(f"the span from {start} to {end} is not in the text, which has {len(item)} characters")
+    return Span(start, end)
 
 
 def _shapes(found: Mapping[str, Any]) -> list[Shape]:

@@ -8,6 +8,7 @@ from typing import Any
 from labelloop.core.errors import ModelNotFound
 from labelloop.core.tasks import Event
 from labelloop.labelstudio import wire
+from labelloop.labelstudio.events import SEVERAL_CREATED, one_by_one
 from labelloop.serving.predict import Predictor
 from labelloop.serving.projects import Projects, View
 from labelloop.store.fits import HEARD, Fits
@@ -49,7 +50,7 @@ class HostedCalls:
 
     async def hear(self, event: Event, content: bytes) -> bool:
         """Keep an event for the model of its project, if that learns from such events. Whether it was kept."""
-        if event.project_id is None or event.action not in HEARD:
+        if event.project_id is None or event.action not in (*HEARD, SEVERAL_CREATED):
             return False
         try:
             version = self._projects.version_of(event.project_id)
@@ -57,8 +58,11 @@ class HostedCalls:
             return False
         if version is None or version.card.task != "raw":
             return False
+        await asyncio.to_thread(self._keep, version.name, event.project_id, event.action, content)
+        return True
+
+    def _keep(self, model: str, project_id: int, action: str, content: bytes) -> None:
         payload = wire.decode_object(content)
         if isinstance(project := payload.get("project"), dict):
             project.pop("token", None)  # the project's invitation, a secret
-        await asyncio.to_thread(self._fits.add, version.name, event.project_id, event.action, payload)
-        return True
+        self._fits.add(model, project_id, list(one_by_one(action, payload)))

@@ -21,11 +21,10 @@ from labelloop.jobs.kinds import Held
 from labelloop.jobs.patience import Interrupted, Patience
 from labelloop.jobs.preannotate import Preannotation, Predict
 from labelloop.labelstudio.client import Client
-from labelloop.labelstudio.labelmap import read_labels_file
 from labelloop.learning.memory import keep
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor, SpoolOf
-from labelloop.serving.projects import View, build_view
+from labelloop.serving.projects import Lens, View
 from labelloop.serving.slots import Slots
 from labelloop.serving.stage import Priority
 from labelloop.store.films import FilmParts
@@ -114,15 +113,19 @@ class Opener:
         self._loop = loop
         self._needed = needed
         self._scores = Scores(engine)
-        self._aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
+        self._lens = Lens.of(settings)
 
     def open(self, job: Job, held: Held) -> Preannotation:
         """Raises LabelloopError when the job cannot run: no token, another label config, a model that does not load."""
         patience = Patience(self._settings.patience_s, check=held.check, tell=held.tell)
         client = self.client(job)
         try:
-            view = self._view(job, patience(lambda: client.project(job.project_id)).label_config)
-            self.warm(view.version)
+            label_config = patience(lambda: client.project(job.project_id)).label_config
+            version = self._registry.catalogue().find(job.model)
+            self.warm(version)
+            if version.card.task == "raw":
+                job = self._as_called(job, version, label_config, held)
+            view = self._view(job, version, label_config)
             if self._wants_pictures(view) and not view.label_map.fields:
                 raise LabelConfigError(
                     f"No class of {view.version.id} maps to a label of this project.",
@@ -163,17 +166,23 @@ class Opener:
         self._origins.remember(job.project_id, job.label_studio, token)
         return Client(job.label_studio, token)
 
-    def _view(self, job: Job, label_config: str) -> View:
-        catalogue = self._registry.catalogue()
-        version = catalogue.find(job.model)
-        view = build_view(
-            version,
-            label_config,
-            threshold=self._settings.score_threshold,
-            aliases=self._aliases,
-            following=self._settings.following,
-            said=catalogue.called(version, job.project_id),
-        )
+    def _as_called(self, job: Job, version: ModelVersion, label_config: str, held: Held) -> Job:
+        """A hosted model says what it calls itself when it meets the project, which may be now for the first time. What
+        it says then is the version of all predictions of the job: by it they are found again after a crash."""
+        engine: Any = self._slots.ensure(version).loaded.result()[0]
+        engine.introduce(str(job.project_id), label_config)
+        called = self._registry.catalogue().called(version, job.project_id)
+        if called in ("", job.version):
+            return job
+        if job.total is None:  # nobody has read a page
+            held.tell("info", f"The model calls itself {called}.")
+            return self._jobs.rename(job, called)
+        held.tell("warning", f"The model calls itself {called} by now; this job goes on as {job.version}.")
+        return job
+
+    def _view(self, job: Job, version: ModelVersion, label_config: str) -> View:
+        called = self._registry.catalogue().called(version, job.project_id)
+        view = self._lens.view(version, label_config, said=job.version if called else "")
         if view.name != job.version:
             raise LabelConfigError(
                 f"The label config, the threshold or the labels file changed: predictions would now carry the version "

@@ -10,8 +10,7 @@ from labelloop.core.errors import LabelloopError
 from labelloop.core.settings import Settings
 from labelloop.jobs.submit import address_of
 from labelloop.labelstudio.client import Client
-from labelloop.labelstudio.labelmap import read_labels_file
-from labelloop.serving.projects import build_view
+from labelloop.serving.projects import Lens
 from labelloop.store.loops import Loops
 from labelloop.store.registry import ModelVersion, Registry
 
@@ -22,23 +21,22 @@ def show_serving(settings: Settings, registry: Registry, loops: Loops, project_i
     """Name the version that serves a project in Label Studio; what came of it, in a sentence for people. Never raises a
     LabelloopError."""
     try:
-        version = registry.catalogue().of_project(project_id)
+        catalogue = registry.catalogue()
+        version = catalogue.of_project(project_id)
         if version is None:
             return ""
         loop = loops.find(project_id)
         address, token = address_of(settings, registry, url=loop.label_studio if loop else "")
         with Client(address, token, timeout_s=TIMEOUT_S, attempts=1) as client:
-            return _show(client, project_id, version, settings)
+            said = catalogue.called(version, project_id)
+            return _show(client, project_id, version, settings, said=said)
     except LabelloopError as error:
         return f"Label Studio still shows the predictions of before: {error}"
 
 
-def _show(client: Client, project_id: int, version: ModelVersion, settings: Settings) -> str:
+def _show(client: Client, project_id: int, version: ModelVersion, settings: Settings, *, said: str) -> str:
     project = client.project(project_id)
-    aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
-    name = build_view(
-        version, project.label_config, threshold=settings.score_threshold, aliases=aliases, following=settings.following
-    ).name
+    name = Lens.of(settings).view(version, project.label_config, said=said).name
     if all(row.model_version != name for row in client.model_versions(project_id)):
         return f"Label Studio has no predictions of {name}; make them: labelloop prelabel {project_id}"
     if project.model_version != name:

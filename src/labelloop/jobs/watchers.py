@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
@@ -18,10 +18,9 @@ from labelloop.jobs.patience import is_passing
 from labelloop.jobs.submit import address_of
 from labelloop.jobs.watch import ProjectWatch
 from labelloop.labelstudio.client import Client
-from labelloop.labelstudio.labelmap import read_labels_file
 from labelloop.labelstudio.records import Project
 from labelloop.serving.models import Store
-from labelloop.serving.projects import View, build_view, unassigned
+from labelloop.serving.projects import Lens, View, unassigned
 from labelloop.store.registry import ModelVersion
 from labelloop.store.watches import Key, Watch
 
@@ -33,7 +32,8 @@ _TIMEOUT_S = 30.0
 _HELD_S = 15.0
 """How long a watch belongs to who looked last: so long nobody watches after a SIGKILL."""
 
-VersionOf = Callable[[int], ModelVersion | None]
+ServingOf = Callable[[int], tuple[ModelVersion | None, str]]
+"""Which version serves a project, and what it calls itself if it is hosted (Catalogue.called)."""
 
 
 class _Place(msgspec.Struct):
@@ -46,14 +46,14 @@ class _Place(msgspec.Struct):
 
 class Watchers:
     """`named` are ids or titles that a person gave: they are remembered, and with `kept` so is that servers go on with
-    them after a restart; then everything that is kept is watched as well. `version_of` says which version serves a
+    them after a restart; then everything that is kept is watched as well. `serving_of` says which version serves a
     project; `ensure_worker` is called while jobs wait for a worker."""
 
     def __init__(
         self,
         settings: Settings,
         store: Store,
-        version_of: VersionOf,
+        serving_of: ServingOf,
         *,
         named: Sequence[str],
         kept: bool,
@@ -62,7 +62,7 @@ class Watchers:
         self._settings = settings
         self._store = store
         self._interval_s = settings.watch_interval_s
-        self._views = Views(settings, version_of)
+        self._views = Views(settings, serving_of)
         self._unresolved = list(named)
         self._resolve_at = 0.0
         self._named: set[Key] = set()
@@ -179,26 +179,17 @@ class Watchers:
 class Views:
     """How versions see projects; built anew only when the version or the label config changes."""
 
-    def __init__(self, settings: Settings, version_of: VersionOf) -> None:
-        self._threshold = settings.score_threshold
-        self._following = settings.following
-        self._aliases: Mapping[str, str] = read_labels_file(settings.labels_file) if settings.labels_file else {}
-        self._version_of = version_of
-        self._built: dict[int, tuple[str, str, View]] = {}
+    def __init__(self, settings: Settings, serving_of: ServingOf) -> None:
+        self._lens = Lens.of(settings)
+        self._serving_of = serving_of
+        self._built: dict[int, tuple[tuple[str, ...], View]] = {}
 
     def of(self, project: Project) -> View:
         """Raises LabelloopError."""
-        version = self._version_of(project.id)
+        version, said = self._serving_of(project.id)
         if version is None:
             raise unassigned(project.id)
-        known = self._built.get(project.id)
-        if known is None or known[:2] != (version.digest + version.id, project.label_config):
-            view = build_view(
-                version,
-                project.label_config,
-                threshold=self._threshold,
-                aliases=self._aliases,
-                following=self._following,
-            )
-            known = self._built[project.id] = version.digest + version.id, project.label_config, view
-        return known[2]
+        key, known = (version.digest, version.id, said, project.label_config), self._built.get(project.id)
+        if known is None or known[0] != key:
+            known = self._built[project.id] = key, self._lens.view(version, project.label_config, said=said)
+        return known[1]

@@ -58,7 +58,8 @@ def open_store(settings: Settings) -> Store:
     """Open (create, migrate) the store that `settings` name."""
     engine = open_database(settings)
     url = settings.artifacts_url or str(settings.home / "models")
-    artifacts = Artifacts(url, cache=settings.home / "cache" / "models")
+    own = bool(settings.database_url) and not settings.artifacts_url
+    artifacts = Artifacts(url, cache=settings.home / "cache" / "models", own=own)
     artifacts.sweep()
     registry, workers = Registry(engine, artifacts), Workers(engine)
     jobs = Jobs(engine, workers)

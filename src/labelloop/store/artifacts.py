@@ -22,12 +22,13 @@ LEFTOVER_S = 24 * 3600.0
 
 
 class Artifacts:
-    """`url` is where files are kept; `cache` is a local folder for copies of remote ones.
+    """`url` is where files are kept; `cache` is a local folder for copies of remote ones. `own` says that only this
+    machine has the files, while others may have the rows that point to them.
 
     Raises SettingsError for a kind of URL that fsspec does not know or has no package for.
     """
 
-    def __init__(self, url: str, *, cache: Path) -> None:
+    def __init__(self, url: str, *, cache: Path, own: bool = False) -> None:
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
@@ -35,6 +36,7 @@ class Artifacts:
                 f"Model files cannot be kept at {url}: {error}.", hint="Check LABELLOOP_ARTIFACTS_URL."
             ) from error
         self._cache = cache
+        self._own = own
 
     def put(self, source: Path, name: str) -> None:
         """Store a file under `name` ("detector/1a2b3c4d.onnx"), in place of what is there; a reader never sees half
@@ -67,7 +69,7 @@ class Artifacts:
                 return local
             self._download(remote, local)  # for the first time, or in place of a damaged copy
         if not local.is_file():
-            raise _missing(remote)
+            raise self._missing(remote)
         if not _holds(local, sha256):
             raise ModelError(f"The model file {remote} is damaged.", hint="Add the model again: labelloop models add …")
         return local
@@ -103,7 +105,7 @@ class Artifacts:
             self._fs.get_file(remote, str(part))
             os.replace(part, local)  # noqa: PTH105 - atomic by contract
         except FileNotFoundError as error:
-            raise _missing(remote) from error
+            raise self._missing(remote) from error
         except Exception as error:  # see `put`
             raise ModelError(
                 f"The model file {remote} cannot be fetched: {_reason(error)}.",
@@ -111,6 +113,16 @@ class Artifacts:
             ) from error
         finally:
             part.unlink(missing_ok=True)
+
+    def _missing(self, remote: str) -> ModelError:
+        again = "add the model again: labelloop models add …"
+        if not self._own:
+            return ModelError(f"The model file {remote} is missing.", hint=again.capitalize())
+        return ModelError(
+            f"The model file {remote} is missing here; another machine on the same database may have it.",
+            hint="Set LABELLOOP_ARTIFACTS_URL on all machines to a place that each of them reaches (s3://bucket/models "
+            f"or a shared folder), then {again}",
+        )
 
 
 def hash_file(path: Path) -> str:
@@ -127,10 +139,6 @@ def _holds(path: Path, sha256: str) -> bool:
         raise ModelError(
             f"The model file {path} cannot be read: {_reason(error)}.", hint="Check its rights and its disk."
         ) from error
-
-
-def _missing(remote: str) -> ModelError:
-    return ModelError(f"The model file {remote} is missing.", hint="Add the model again: labelloop models add …")
 
 
 def _reason(error: Exception) -> str:

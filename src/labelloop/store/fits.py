@@ -6,7 +6,7 @@ The payload names people, so it is kept only until the model has heard it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -41,21 +41,31 @@ class Fits:
         self._engine = engine
         self._hurried = impatient(engine)
 
-    def add(self, model: str, project_id: int, action: str, payload: Mapping[str, Any]) -> int:
-        """Keep an event for a model. Presses on Start Training that nobody has heard yet are one."""
-        row = {"model": model, "project_id": project_id, "action": schema.as_text(action, limit=100), "attempts": 0}
-        content = zlib.compress(msgspec.json.encode(payload))
+    def add(self, model: str, project_id: int, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Keep events, action and payload, for a model: all of them or none. Presses on Start Training that nobody has
+        heard yet are one."""
         table = schema.fits
+        mine = sa.delete(table).filter_by(model=model, project_id=project_id)
+        rows = [
+            {
+                "model": model,
+                "project_id": project_id,
+                "action": schema.as_text(action, limit=100),
+                "attempts": 0,
+                "payload": zlib.compress(msgspec.json.encode(payload), 1),
+                "received_at": schema.now(),
+            }
+            for action, payload in events
+        ]
+        if not rows:
+            return
         with self._hurried.begin() as connection:
-            query = sa.insert(table).values(payload=content, received_at=schema.now(), **row).returning(table.c.id)
-            number = int(connection.execute(query).scalar_one())
-            mine = sa.delete(table).filter_by(model=model, project_id=project_id)
-            if action == START:
-                same = mine.where(table.c.action == START, table.c.attempts == 0, table.c.id < number)
-                connection.execute(same)
-            if number % 100 == 0:
-                connection.execute(mine.where(table.c.id <= number - KEPT))
-        return number
+            if any(row["action"] == START for row in rows):
+                connection.execute(mine.where(table.c.action == START, table.c.attempts == 0))
+            connection.execute(sa.insert(table), rows)
+            newest = int(connection.execute(sa.select(sa.func.max(table.c.id))).scalar_one())
+            if newest % 100 < len(rows):
+                connection.execute(mine.where(table.c.id <= newest - KEPT))
 
     def waiting(self) -> list[tuple[str, int]]:
         """Models and projects that have something to hear."""

@@ -224,6 +224,18 @@ class Jobs:
             query = sa.update(schema.jobs).filter_by(id=job_id).where(same)
             return bool(connection.execute(query.values(finished_at=schema.now(), **values)).rowcount)
 
+    def rename(self, job: Job, version: str) -> Job:
+        """A job whose predictions carry another version string than was known when it was queued: before its first page
+        is read. Raises JobError when another job makes these."""
+        key = Work(job.label_studio, job.project_id, job.model, version, job.options, job.kind).key
+        try:
+            self._update(job.id, version=version, active_key=key)
+        except sa.exc.IntegrityError as error:
+            raise JobError(
+                f"Another job makes the predictions of {version}.", hint="See: labelloop jobs list"
+            ) from error
+        return self.get(job.id)
+
     def expect(self, job_id: str, total: int) -> None:
         """How many tasks there are, as far as is known now."""
         self._update(job_id, total=total)

@@ -100,8 +100,15 @@ class Catalogue(msgspec.Struct, frozen=True):
         added = {version.name for version in self.versions if not version.trained}
         return self.find(added.pop()) if len(added) == 1 else None
 
+    def serving(self, project_id: int) -> tuple[ModelVersion | None, str]:
+        """The version that serves a project, and what it calls itself there. Raises ModelNotFound."""
+        version = self.of_project(project_id)
+        return version, "" if version is None else self.called(version, project_id)
+
     def called(self, version: ModelVersion, project_id: int | None) -> str:
-        """What a hosted model calls itself for a project, "" where it says nothing."""
+        """What a hosted model calls itself for a project, "" where it says nothing, and of every other model."""
+        if version.card.task != "raw":  # another version of the same name may be hosted
+            return ""
         return self.said.get((version.name, "" if project_id is None else str(project_id)), "")
 
     def meaning(self, spec: str) -> str:
