@@ -179,7 +179,7 @@ def _reduced(frame: VideoFrame, size: Size) -> NDArray[np.uint8]:
     import cv2
 
     if frame.format.name not in ("yuv420p", "yuvj420p"):
-        return _shrunk(frame.to_ndarray(format="rgb24"), size)
+        return _shrunk(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), size)
     even = Size(size.width + size.width % 2, size.height + size.height % 2)
     half = Size(even.width // 2, even.height // 2)
     planes = [_shrunk(_plane(one), to).ravel() for one, to in zip(frame.planes, (even, half, half), strict=True)]

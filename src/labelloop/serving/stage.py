@@ -217,8 +217,14 @@ class Lanes(Generic[In, Out]):
         self, item: In, *, priority: Priority, deadline: float, finish: Callable[[Out], T] | None = None
     ) -> T:
         """As Stage.submit."""
-        lane = self._batches if priority >= Priority.BATCH else self._people
-        return await lane.submit(item, priority=priority, deadline=deadline, finish=finish)
+        return await self._lane(priority).submit(item, priority=priority, deadline=deadline, finish=finish)
+
+    def put(self, item: In, *, priority: Priority, deadline: float) -> Future[Out]:
+        """As Stage.put."""
+        return self._lane(priority).put(item, priority=priority, deadline=deadline)
+
+    def _lane(self, priority: Priority) -> Stage[In, Out]:
+        return self._batches if priority >= Priority.BATCH else self._people
 
     def waiting(self) -> int:
         """Items that no thread has taken yet."""
