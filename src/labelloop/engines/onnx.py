@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -68,7 +69,7 @@ class Model(Protocol):
     def signature(self) -> Signature: ...
     @property
     def device(self) -> str:
-        """Where it runs: "cpu", "cuda:N" or "remote"."""
+        """Where it runs: "cpu", "cuda:N", "openvino" (with a device behind it) or "remote"."""
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         """Outputs in the order of the signature. Raises ModelFailed."""
@@ -101,6 +102,21 @@ class OnnxModel:
             return list(self._session.run(None, dict(feeds)))
         except Exception as error:  # ONNX Runtime's exception classes share no public base
             raise ModelFailed(f"The model raised: {error}") from error
+
+
+def open_model(path: Path, *, device: str, threads: int) -> Model:
+    """The file, opened by what `device` names: OpenVINO where it begins with "openvino" and is installed, else ONNX
+    Runtime. Raises ModelError."""
+    if not device.startswith("openvino"):
+        return OnnxModel(path, device=device)
+    if find_spec("openvino") is None:
+        log.warning(
+            "openvino-missing", wanted=device, using="cpu", hint="Install it: pip install 'labelloop[openvino]'."
+        )
+        return OnnxModel(path, device="cpu")
+    from labelloop.engines.openvino import OpenVinoModel
+
+    return OpenVinoModel(path, device=device, threads=threads)
 
 
 def read_signature(path: Path) -> Signature:
