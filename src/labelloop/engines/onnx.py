@@ -14,7 +14,7 @@ import structlog
 from numpy.typing import NDArray
 
 from labelloop.core.errors import ModelError, ModelFailed
-from labelloop.engines.onnx_file import check_external_data, scan
+from labelloop.engines.onnx_file import check_external_data, scan, with_constant_weights
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -87,7 +87,8 @@ class OnnxModel:
         """Raises ModelError when the file cannot be read, or wants to read files outside its folder."""
         contents = scan(path)
         check_external_data(path, contents.external)
-        self._session, self.device = _open(path, device, optimise=optimise)
+        lean = with_constant_weights(path) if optimise and not contents.external else None
+        self._session, self.device = _open(path, device, contents=lean, optimise=optimise)
         meta = self._session.get_modelmeta()
         self.signature = Signature(
             inputs=tuple(_tensor(node) for node in self._session.get_inputs()),
@@ -129,7 +130,7 @@ def _tensor(node: ort.NodeArg) -> Tensor:
     return Tensor(name=node.name, shape=tuple(node.shape), dtype=_DTYPES.get(kind, kind))
 
 
-def _open(path: Path, device: str, *, optimise: bool) -> tuple[ort.InferenceSession, str]:
+def _open(path: Path, device: str, *, contents: bytes | None, optimise: bool) -> tuple[ort.InferenceSession, str]:
     import onnxruntime as ort  # here: 35 ms and tens of megabytes that a process without models need not pay
 
     options = ort.SessionOptions()
@@ -141,7 +142,7 @@ def _open(path: Path, device: str, *, optimise: bool) -> tuple[ort.InferenceSess
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     providers = _providers(device, ort.get_available_providers())
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(contents or str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exception classes share no public base
         raise ModelError(
             f"ONNX Runtime {ort.__version__} cannot load {path.name}: {error}",
