@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	[ -n '$(PYTHON)' ] || { echo 'No Python with venv found (Debian, Ubuntu: apt install python3-venv), or: make PYTHON=...' >&2; exit 1; }
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "labelloop needs Python 3.11 or newer: make PYTHON=...")'
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[ocr,train,video,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[ocr,train,video,openvino,dev]'
 	touch $@
 
 runtime: $(INSTALLED)
