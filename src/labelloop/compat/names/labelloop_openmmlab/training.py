@@ -155,7 +155,7 @@ def hook_of(training: Training) -> Any:
     from mmengine.hooks import Hook
 
     class Budget(Hook):  # type: ignore[misc]
-        kept = time.monotonic()
+        kept = -math.inf  # the first step is kept: who is stopped in the second has lost one
 
         def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
             progress = min(training.progress(), 1.0)
