@@ -15,15 +15,14 @@ import pytest
 
 from jobs.desk import Desk, to_the_end
 from labelloop.core.errors import JobLost
-from labelloop.core.pictures import Picture
-from labelloop.core.regions import Region, Size, Whole
+from labelloop.core.regions import Size
 from labelloop.jobs.patience import Cancelled, Interrupted
 from labelloop.labelstudio.video import decode_track
 from labelloop.store.films import FilmParts, film_progress
 from labelloop.store.pages import Mark, Pages
 from labelloop.testing import FakeLabelStudio
 from labelloop.video.lifespans import boxes_by_frame
-from reference.film_scene import FILM_CONFIG, HEIGHT, SIDE, WIDTH, SquareEngine, across, write_scene
+from reference.film_scene import FILM_CONFIG, HEIGHT, SIDE, WIDTH, ColourEngine, SquareEngine, across, write_scene
 from reference.films import turned
 
 FILM = Size(WIDTH, HEIGHT)
@@ -305,15 +304,11 @@ def test_two_videos_of_one_task_are_two_films(studio: FakeLabelStudio, tmp_path:
 
 
 def test_a_classifier_says_what_a_film_shows(studio: FakeLabelStudio, tmp_path: Path, root: Path) -> None:
-    """Three frames of four are red: that is the mean over the frames, and the choice."""
-
-    class ColourEngine(SquareEngine):
-        def _look(self, picture: Picture) -> tuple[Region, ...]:
-            return tuple(Region(Whole(), label=found.label, score=found.score) for found in super()._look(picture))
-
+    """Three frames of four are red: that is the mean over the frames, the choice, and one stretch without gaps."""
     config = (
-        '<View><Video name="film" value="$video"/><Choices name="what" toName="film"><Choice value="Blue" '
-        'predicted_values="blue"/><Choice value="Red" predicted_values="red"/></Choices></View>'
+        '<View><Video name="film" value="$video" frameRate="25"/><Choices name="what" toName="film"><Choice '
+        'value="Blue" predicted_values="blue"/><Choice value="Red" predicted_values="red"/></Choices>'
+        '<TimelineLabels name="when" toName="film"><Label value="Red"/></TimelineLabels></View>'
     )
     desk = Desk(
         studio,
@@ -329,7 +324,9 @@ def test_a_classifier_says_what_a_film_shows(studio: FakeLabelStudio, tmp_path: 
     (task,) = add_films(desk, write_scene(root / "a.mp4", frames=40, ways=ways))
     desk.run(desk.job())
     (row,) = desk.studio.predictions(task)
-    (item,) = row["result"]
+    item, stretch = row["result"]
     assert (item["from_name"], item["to_name"], item["type"]) == ("what", "film", "choices")
     assert item["value"] == {"choices": ["Red"]}
     assert item["score"] == pytest.approx(0.9 * 0.75, abs=0.01)
+    assert (stretch["from_name"], stretch["to_name"], stretch["type"]) == ("when", "film", "timelinelabels")
+    assert stretch["value"] == {"ranges": [{"start": 1, "end": 39}], "timelinelabels": ["Red"]}

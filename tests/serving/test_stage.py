@@ -236,3 +236,27 @@ def test_counts_what_it_did() -> None:
         asyncio.run(stage.submit("a", priority=Priority.BATCH, deadline=soon()))
     assert [name for name, _ in seen] == ["queue_seconds", "run_seconds", "batch_size"]
     assert seen[-1][1] == 1
+
+
+def test_threads_without_an_event_loop_are_served_too() -> None:
+    gate = Gate()
+    with running(gate, workers=1, max_batch=4) as stage:
+        gate.open.set()
+        good, bad = (stage.put(item, priority=Priority.BULK, deadline=soon()) for item in ("good", "bad"))
+        assert good.result(5) == "good"
+        with pytest.raises(ValueError, match="mine"):
+            bad.result(5)
+        late = stage.put("late", priority=Priority.BULK, deadline=time.monotonic() - 1)
+        with pytest.raises(DeadlineExceeded):
+            late.result(5)
+        gate.open.clear()
+        gate.entered.clear()
+        held = stage.put("held", priority=Priority.BULK, deadline=soon())
+        assert gate.entered.wait(5)
+        given_up = stage.put("given up", priority=Priority.BULK, deadline=soon())
+        assert given_up.cancel()
+        gate.open.set()
+        assert held.result(5) == "held"
+    with pytest.raises(ShuttingDown):
+        stage.put("after the end", priority=Priority.BULK, deadline=soon())
+    assert ["given up"] not in gate.batches
