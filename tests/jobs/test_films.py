@@ -6,19 +6,27 @@ import itertools
 import re
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from fractions import Fraction
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import av
+import msgspec
 import pytest
+import sqlalchemy as sa
+from rich.console import Console
 
 from jobs.desk import Desk, to_the_end
+from labelloop.cli.watching import summarise
 from labelloop.core.errors import JobLost
 from labelloop.core.regions import Size
+from labelloop.jobs.figures import figures_of
 from labelloop.jobs.patience import Cancelled, Interrupted
 from labelloop.labelstudio.video import decode_track
-from labelloop.store.films import FilmParts, film_progress
+from labelloop.store import schema
+from labelloop.store.films import KEPT, FilmParts, film_progress
 from labelloop.store.pages import Mark, Pages
 from labelloop.testing import FakeLabelStudio
 from labelloop.video.lifespans import boxes_by_frame
@@ -216,6 +224,17 @@ def test_a_job_goes_on_at_the_frame(
     assert kept is not None
     assert (kept.task_id, kept.frames_count) == (task, 120)
     assert 20 < kept.frame < 120
+    figures = figures_of(desk.store.engine, desk.store.jobs.get(job.id))
+    (film,) = figures.films
+    assert (film.task_id, film.frame, film.frames_count) == (task, kept.frame, 120)
+    assert film.frames_per_s is not None
+    assert film.eta_s == pytest.approx((120 - film.frame) / film.frames_per_s, rel=0.1, abs=0.1)
+    assert (figures.done, figures.total) == (0, 1)
+    assert figures.reached == pytest.approx(kept.frame / 120)
+    assert figures.eta_s == pytest.approx(film.eta_s, abs=0.2)
+    said = StringIO()
+    summarise(desk.store.jobs.get(job.id), desk.store.engine, Console(file=said, width=200))
+    assert f"task {task}: frame {kept.frame} of 120, {film.frames_per_s:.0f} frames/s" in said.getvalue()
     desk.engine = second = SquareEngine()
     desk.run(job)
     assert second.looked == pytest.approx(120 - kept.frame, abs=2)
@@ -282,6 +301,27 @@ def test_parts_belong_to_who_has_the_page(open_desk: Callable[..., Desk], root: 
             other.add(b"x", frame=40, frames_count=99)
     parts(worker).clear()
     assert list(parts(worker).parts()) == []
+
+
+def test_what_was_detected_goes_with_its_job(open_desk: Callable[..., Desk], root: Path) -> None:
+    desk = open_desk()
+    jobs, engine = desk.store.jobs, desk.store.engine
+    ended = {"done": timedelta(0), "cancelled": timedelta(0), "failed": timedelta(days=1), "failed long": KEPT * 2}
+    rows = {"gone": "gone"}
+    for name in ("queued", "running", "last", *ended):
+        work = msgspec.structs.replace(desk.work(), version=name)
+        rows[name] = jobs.create(work)[0].id
+    with engine.begin() as connection:
+        for name, ago in ended.items():
+            values = {"state": name.split()[0], "finished_at": schema.now() - ago}
+            connection.execute(sa.update(schema.jobs).filter_by(id=rows[name]).values(**values))
+        connection.execute(sa.update(schema.jobs).filter_by(id=rows["running"]).values(state="running"))
+        for job_id in rows.values():
+            part = {"job_id": job_id, "task_id": 1, "field": "video", "number": 9, "frames_count": 99}
+            connection.execute(sa.insert(schema.film_parts).values(**part, content=b"x", kept_s=1.0))
+    assert jobs.cancel(rows["last"]).state == "cancelled"
+    left = {name for name, job_id in rows.items() if film_progress(engine, job_id) is not None}
+    assert left == {"queued", "running", "failed"}, "a job that failed goes on at its frame when it is resumed"
 
 
 def test_two_videos_of_one_task_are_two_films(studio: FakeLabelStudio, tmp_path: Path, root: Path) -> None:
