@@ -1,4 +1,4 @@
-"""Wheels of packages that have none: built once from source, kept, and gone on with where it was interrupted."""
+"""Wheels of packages that have none: built once from source, and kept."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def has_wheel(build: Build, *folders: Path | None) -> bool:
 
 
 def build_wheel(build: Build, *, python: Path, folder: Path, run: Run) -> Path:
-    """The folder below `folder` with the wheel, built by `python`. What is there of an earlier attempt is used: the
-    source, and with ninja every file that it had compiled. Raises RuntimeSetupError."""
+    """The folder below `folder` with the wheel, built by `python`. The source that an
+    earlier attempt left is used. Raises RuntimeSetupError."""
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     wheels = folder / "wheels"
     if build.tools:
