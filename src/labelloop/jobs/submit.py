@@ -8,6 +8,7 @@ from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import query_of
 from labelloop.labelstudio.labelmap import read_labels_file
 from labelloop.labelstudio.records import Project
+from labelloop.labelstudio.wire import moment_of
 from labelloop.serving.projects import View, build_view, unassigned
 from labelloop.store.jobs import Options, Work
 from labelloop.store.registry import Registry
@@ -29,6 +30,16 @@ def address_of(settings: Settings, registry: Registry, *, url: str = "") -> tupl
     return url, (token if own in ("", url) else "") or saved.get(url, "")
 
 
+def known_project(client: Client, registry: Registry, project: int | str) -> Project:
+    """The project with this id or title, as Label Studio has it. Raises LabelStudioError, and ProjectElsewhere when our
+    rows mean another project by its number."""
+    found = client.find_project(project)
+    made = moment_of(found.created_at)
+    if made is not None:
+        registry.homes.meet(found.id, int(made.timestamp()), label_studio=client.base_url)
+    return found
+
+
 def work_of(
     client: Client, settings: Settings, registry: Registry, project: int | str, model: str | None, options: Options
 ) -> Work:
@@ -37,7 +48,7 @@ def work_of(
     `project` is an id or a title, `model` NAME or NAME@VERSION, None for the one that serves the project. Raises
     LabelStudioError, ModelError or LabelConfigError, each with the next step.
     """
-    found = client.find_project(project)
+    found = known_project(client, registry, project)
     if options.filters:  # a column that does not exist is a 500, which the job would take for an outage
         client.tasks(found.id, page_size=1, include=("id",), query=query_of((), filters=options.filters))
     view = view_of(settings, registry, found, model)

@@ -19,6 +19,7 @@ from labelloop.core.errors import ModelError, ModelNotFound
 from labelloop.store import moves, schema
 from labelloop.store.artifacts import Artifacts, hash_file
 from labelloop.store.db import upsert
+from labelloop.store.homes import Homes
 from labelloop.store.moves import Move, Pointer
 from labelloop.store.values import read_versions
 
@@ -136,11 +137,13 @@ class Catalogue(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """The rows behind the catalogue. Safe to use from several threads and processes."""
+    """The rows behind the catalogue, and `homes`: which project a number means. Safe to use from several threads and
+    processes."""
 
     def __init__(self, engine: sa.Engine, artifacts: Artifacts) -> None:
         self._engine = engine
         self._artifacts = artifacts
+        self.homes = Homes(engine)
 
     def catalogue(self) -> Catalogue:
         """Read everything; three small queries."""

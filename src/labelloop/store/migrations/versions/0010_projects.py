@@ -1,0 +1,16 @@
+"""Which project a number means."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "projects",
+        sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("made_s", sa.BigInteger, nullable=False),
+        sa.Column("label_studio", sa.String(500), nullable=False),
+    )
