@@ -13,6 +13,8 @@ PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import ensurepip, venv
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Most of the tests' time is waiting: for servers that start, workers that are killed, pages that load.
+BESIDE := -n 3 --dist loadgroup
 
 .PHONY: help setup runtime chromium postgres check quick test demo screenshot constraints clean
 
@@ -44,10 +46,10 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 quick: $(INSTALLED)
-	$(BIN)/pytest -m 'not slow and not e2e and not browser'
+	$(BIN)/pytest $(BESIDE) -m 'not slow and not e2e and not browser'
 
 test: setup runtime chromium postgres check
-	$(BIN)/pytest -rs
+	$(BIN)/pytest $(BESIDE) -rs --durations=40
 
 demo: $(INSTALLED)
 	$(BIN)/labelloop demo

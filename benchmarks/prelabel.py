@@ -114,13 +114,13 @@ def predict_for_ever(home: str, model: str) -> None:
     from labelloop.app import assemble
     from labelloop.core.settings import read_settings
     from labelloop.core.tasks import Task
-    from labelloop.serving.projects import build_view
+    from labelloop.serving.projects import Lens
     from labelloop.serving.stage import Priority
 
     sys.setswitchinterval(0.0005)
     cv2.setNumThreads(1)
     parts = assemble(read_settings(home=Path(home)))
-    view = build_view(parts.store.registry.catalogue().find(model), CONFIG, threshold=None, aliases={})
+    view = Lens().view(parts.store.registry.catalogue().find(model), CONFIG)
     uris = pictures()
     tasks = [Task(n, {"image": uris[n % PICTURES]}, 1) for n in range(100)]
 
@@ -262,14 +262,14 @@ def run_job(
     """Create a job and run workers until it is done; `kills` of them are killed at moments that chance chooses."""
     from labelloop.core.settings import read_settings
     from labelloop.serving.models import open_store
-    from labelloop.serving.projects import build_view
+    from labelloop.serving.projects import Lens
     from labelloop.store.jobs import Work
     from labelloop.store.pages import progress
 
     store = open_store(read_settings(home=home))
     store.registry.save_connection(place.url, place.token)
     version = store.registry.catalogue().find(model)
-    view = build_view(version, CONFIG, threshold=None, aliases={})
+    view = Lens().view(version, CONFIG)
     job, _ = store.jobs.create(Work(place.url, project, version.id, view.name))
     chance = random.Random(tasks)
     moments = sorted(chance.uniform(0.05, 0.95) * tasks for _ in range(kills))

@@ -7,20 +7,8 @@ if command -v pg_ctl >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/pg_ctl'
     exit 0
 fi
 
-skip() {
-    echo "postgres: $1; install it yourself, or the tests that need it are skipped" >&2
-    exit 0
-}
-
-command -v apt-get >/dev/null || skip "not installed, and there is no apt-get"
-as_root=()
-if [ "$(id -u)" -ne 0 ]; then
-    sudo -n true 2>/dev/null || skip "not installed, and installing needs root"
-    as_root=(sudo -n)
-fi
-
-echo "postgres: installing with apt-get"
-"${as_root[@]}" apt-get update -qq || skip "apt-get update failed"
+. "$(dirname "$0")/apt.sh"
+ready_to_install postgres "the tests that need it"
 # Debian's package makes a cluster and starts it, unless it is told not to; we want the programs only.
 "${as_root[@]}" mkdir -p /etc/postgresql-common
 if [ ! -e /etc/postgresql-common/createcluster.conf ]; then

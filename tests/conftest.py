@@ -16,6 +16,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.pop("LABELLOOP_SHARED", ROOT.parent / "shared"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes run the tests (`make test`): those of a file stay together, for they share what was set
+    up for the file, and one process has the real Label Studio."""
+    for item in items:
+        group = "label-studio" if item.get_closest_marker("e2e") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of designs, recordings and test data beside the project; tests that need it skip where it is absent."""

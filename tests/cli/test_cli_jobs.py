@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from reference.terminal import PICTURE, PROGRAM, Terminal, wait
+from reference.terminal import PICTURE, PROGRAM, Terminal
+from reference.waiting import wait
 
 
 def test_a_project_is_prelabelled_and_its_failed_tasks_are_tried_again(terminal: Terminal) -> None:

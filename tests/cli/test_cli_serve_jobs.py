@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from reference.running_server import CONFIG
-from reference.terminal import PICTURE, Terminal, wait
+from reference.terminal import PICTURE, Terminal
+from reference.waiting import wait
 
 
 def slow_imports(_ask: Any, path: str, answer: Callable[[], Any]) -> Any:

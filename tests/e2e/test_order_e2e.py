@@ -18,7 +18,7 @@ from labelloop.jobs.patience import Patience
 from labelloop.labelstudio.client import Client
 from labelloop.learning.acquisition import Acquisition
 from labelloop.serving.models import add_model, open_store
-from labelloop.serving.projects import View, build_view
+from labelloop.serving.projects import Lens, View
 from labelloop.store.scores import Scores
 from reference.running_server import CONFIG
 
@@ -90,7 +90,7 @@ def project(client: Client, tmp_path: Path) -> Iterator[Project]:
     settings = read_settings(home=tmp_path / "home")
     store = open_store(settings)
     model = add_model(store.registry, None, ModelCard(name="cars", engine="empty", labels=("car",)), settings)
-    made = Project(client, store.scores, build_view(model, CONFIG, threshold=None, aliases={}))
+    made = Project(client, store.scores, Lens().view(model, CONFIG))
     yield made
     client.delete_project(made.id)
     store.engine.dispose()

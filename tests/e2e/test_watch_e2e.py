@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from labelloop.labelstudio.wire import moment_of
 from labelloop.serving.models import Store, add_model, open_store
 from labelloop.testing import FakeEngine
 from reference.running_server import CONFIG
+from reference.waiting import wait
 
 pytestmark = pytest.mark.e2e
 
@@ -70,18 +71,12 @@ def scene(label_studio: Any, shared: Path, tmp_path: Path) -> Iterator[Scene]:
         client.delete_project(project)
 
 
-def wait(condition: Callable[[], Any], seconds: float = 60) -> float:
-    begun = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begun < seconds, "the condition never held"
-        time.sleep(0.1)
-    return time.monotonic() - begun
-
-
 def test_what_is_new_is_predicted_and_what_people_do_is_told(scene: Scene) -> None:
     wait(lambda: scene.predicted() == [1, 1, 1])
     scene.client.upload_files(scene.project, scene.pictures[3:5])
-    seconds = wait(lambda: scene.predicted() == [1] * 5)
+    begun = time.monotonic()
+    wait(lambda: scene.predicted() == [1] * 5)
+    seconds = time.monotonic() - begun
     print(f"five seconds are promised at an interval of five; at half a second it took {seconds:.1f} s")
     first, second, third, *_ = scene.task_ids()
     rows = scene.client.tasks(scene.project, include=("id", "updated_at")).tasks

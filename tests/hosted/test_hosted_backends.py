@@ -16,7 +16,8 @@ import pytest
 from labelloop.testing import FakeLabelStudio
 from reference.interpreters import interpreter
 from reference.running_server import jpeg
-from reference.stand import BACKENDS, BOXES, WORDS, Caller, Stand, recording, wait
+from reference.stand import BACKENDS, BOXES, WORDS, Caller, Stand, recording
+from reference.waiting import wait
 
 PICTURE = "data:image/jpeg;base64," + base64.b64encode(jpeg(320, 240)).decode()
 pytestmark = pytest.mark.slow  # each starts a server, most also the workflow engine

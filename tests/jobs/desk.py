@@ -24,7 +24,7 @@ from labelloop.serving.media_metrics import MediaMetrics
 from labelloop.serving.models import add_model, open_store
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
-from labelloop.serving.projects import build_view
+from labelloop.serving.projects import Lens
 from labelloop.serving.slots import Slots
 from labelloop.store.jobs import Job, Options, Work
 from labelloop.store.pages import Failed, Progress, failures, progress
@@ -69,9 +69,7 @@ class Desk:
         self.tasks: list[int] = []
         card = ModelCard(name="cars", engine="empty", labels=labels, **({"task": task} if task else {}))
         self.model = add_model(self.store.registry, None, card, self.settings)
-        self.version = build_view(
-            self.model, config, threshold=None, aliases={}, following=self.settings.following
-        ).name
+        self.version = Lens.of(self.settings).view(self.model, config).name
 
     def add_tasks(self, number: int) -> list[int]:
         added = self.studio.add_tasks(self.project, ({self.field: self.uri} for _ in range(number)))

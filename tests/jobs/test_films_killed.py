@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from jobs.desk import Desk
-from jobs.worker_process import wait
 from labelloop.core.regions import Size
 from labelloop.labelstudio.video import decode_track
 from labelloop.store.films import film_progress
@@ -21,6 +20,7 @@ from labelloop.store.jobs import Job
 from labelloop.testing import FakeLabelStudio
 from labelloop.video.lifespans import boxes_by_frame
 from reference.film_scene import FILM_CONFIG, HEIGHT, SIDE, WIDTH, SquareEngine, across, write_scene
+from reference.waiting import wait
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ from labelloop.engines.base import Engine
 from labelloop.jobs.looks import Looks
 from labelloop.learning.features import DIMENSIONS
 from labelloop.serving.models import add_model, open_store
-from labelloop.serving.projects import build_view
+from labelloop.serving.projects import Lens
 from labelloop.testing import FakeEngine
 from reference.running_server import CONFIG
 
@@ -70,7 +70,7 @@ class Knowing(FakeEngine):
 def looking(settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Looks]:
     store = open_store(settings)
     version = add_model(store.registry, None, ModelCard(name="cars", engine="empty", labels=("car",)), settings)
-    view = build_view(version, CONFIG, threshold=0.3, aliases={})
+    view = Lens(threshold=0.3).view(version, CONFIG)
     monkeypatch.setattr("labelloop.app.load_engine", lambda *_: engine)
     with open_looks(settings, store, view, project_id=1, label_studio=("http://127.0.0.1:1", "token")) as looks:
         yield looks

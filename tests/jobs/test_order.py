@@ -19,7 +19,7 @@ from labelloop.jobs.patience import Patience
 from labelloop.labelstudio.client import Client
 from labelloop.learning.acquisition import Acquisition
 from labelloop.learning.select import Diversity
-from labelloop.serving.projects import View, build_view
+from labelloop.serving.projects import Lens, View
 from labelloop.testing import FakeEngine
 from reference.running_server import CONFIG
 
@@ -37,7 +37,7 @@ class Planner:
         self.desk = desk
         self.studio = desk.studio
         self.scores = desk.store.scores
-        self.view: View = build_view(desk.model, CONFIG, threshold=None, aliases={})
+        self.view: View = Lens().view(desk.model, CONFIG)
         self.client = Client(desk.studio.url, desk.studio.token)
         self.told: list[str] = []
         self.stages: list[tuple[str, int, int]] = []

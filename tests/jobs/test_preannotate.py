@@ -14,7 +14,7 @@ from labelloop.core.pictures import Picture
 from labelloop.core.regions import Region
 from labelloop.jobs.patience import Cancelled, Interrupted
 from labelloop.labelstudio.filters import parse_filters
-from labelloop.serving.projects import build_view
+from labelloop.serving.projects import Lens
 from labelloop.testing import FakeEngine
 from labelloop.testing.engine import middle_box
 from reference.running_server import CONFIG
@@ -205,7 +205,7 @@ def test_a_changed_label_config_ends_the_job_before_it_stores_another_version(de
 def test_a_model_that_maps_to_nothing_ends_the_job_at_once(desk: Desk) -> None:
     desk.studio.state.projects[desk.project].label_config = CONFIG.replace('value="Car"', 'value="Auto"')
     config = desk.studio.state.projects[desk.project].label_config
-    desk.version = build_view(desk.model, config, threshold=None, aliases={}).name
+    desk.version = Lens().view(desk.model, config).name
     desk.add_tasks(3)
     with pytest.raises(LabelConfigError, match="predicted_values"), desk.open(desk.job()):
         pass

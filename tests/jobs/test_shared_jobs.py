@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from jobs.desk import Desk, to_the_end
-from jobs.worker_process import Victim, slow_imports, wait
+from jobs.worker_process import Victim, slow_imports
 from labelloop.app import open_worker
 from labelloop.core.errors import JobLost
 from labelloop.jobs.preannotate import Preannotation
@@ -20,6 +20,7 @@ from labelloop.store import schema
 from labelloop.store.jobs import Job
 from labelloop.store.pages import Page, Pages
 from labelloop.testing import FakeEngine, FakeLabelStudio
+from reference.waiting import wait
 
 
 def alive(_worker: str) -> bool:
@@ -78,7 +79,7 @@ def test_the_owner_does_again_what_a_dead_guest_left_behind(desk: Desk, steps: i
         with desk.open(job, guest=True) as guest:  # left without a word: as after a crash
             for _ in range(steps):
                 assert guest.advance()
-            wait(lambda: any(page["state"] == "predicted" for page in pages_of(desk, job)))
+            wait(lambda: any(page["state"] == "predicted" for page in pages_of(desk, job)), every_s=0.005)
         to_the_end(owner)
     assert desk.versions() == [[desk.version]] * 60
     assert desk.progress(job).stored == 60
@@ -89,7 +90,7 @@ def test_the_owner_waits_for_a_guest_that_lives(desk: Desk) -> None:
     job = desk.job()
     with desk.open(job) as owner, desk.open(job, guest=True) as guest:
         assert isinstance(guest, Preannotation)
-        wait(lambda: any(page["state"] == "predicted" for page in pages_of(desk, job)))
+        wait(lambda: any(page["state"] == "predicted" for page in pages_of(desk, job)), every_s=0.005)
         ending = threading.Thread(target=to_the_end, args=[owner])
         ending.start()
         wait(lambda: desk.progress(job).stored >= 10)

@@ -12,7 +12,6 @@ import pytest
 from starlette.responses import Response
 
 from jobs.desk import Desk, refusal
-from jobs.test_worker import wait
 from labelloop.app import open_watch
 from labelloop.core.errors import LabelStudioError
 from labelloop.jobs.watch import COUNT_S, OVERLAP, ProjectWatch
@@ -22,6 +21,7 @@ from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.wire import decode_event, moment_of
 from labelloop.store.watches import Key
 from labelloop.testing import FakeEngine
+from reference.waiting import wait
 
 
 class Watched:

@@ -13,12 +13,13 @@ import pytest
 import sqlalchemy as sa
 
 from jobs.desk import Desk
-from jobs.worker_process import Victim, slow_imports, wait
+from jobs.worker_process import Victim, slow_imports
 from labelloop.app import open_worker
 from labelloop.core.errors import JobError, JobNotFound
 from labelloop.jobs import worker as worker_module
 from labelloop.store.jobs import Job
 from labelloop.testing import FakeEngine, FakeLabelStudio
+from reference.waiting import wait
 
 
 def kill_until_done(desk: Desk, victim: Victim, chance: random.Random, *, kills: int, longest_s: float) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobs.desk import IMPORT, Desk
+from reference.waiting import wait
 
 WORKER = """
 import os, sys, time
@@ -57,7 +58,7 @@ class Victim:
         self.process = subprocess.Popen(
             [sys.executable, "-c", WORKER, *self._arguments], env=environment, stdout=subprocess.DEVNULL
         )
-        wait(lambda: len(self._desk.studio.requests) > before + 1 or self.ended(), seconds=40)
+        wait(lambda: len(self._desk.studio.requests) > before + 1 or self.ended(), seconds=40, every_s=0.005)
 
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
@@ -70,13 +71,6 @@ class Victim:
     def predicted(self) -> list[int]:
         """Pictures that each worker process of this desk looked at, fewest first."""
         return sorted(len(path.read_text()) for path in self._desk.settings.home.glob("predicted-*"))
-
-
-def wait(condition: Callable[[], Any], *, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-        time.sleep(0.005)
 
 
 def slow_imports(seconds: float) -> Callable[[Any, str, Callable[[], Any]], Any]:

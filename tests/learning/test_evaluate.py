@@ -24,7 +24,7 @@ from labelloop.learning.evaluate import Predict, evaluate, held_out, without_thr
 from labelloop.learning.measures import IOU_THRESHOLDS, average_precisions
 from labelloop.learning.promote import Gate, judge
 from labelloop.serving.models import add_model
-from labelloop.serving.projects import View, build_view
+from labelloop.serving.projects import Lens, View
 from labelloop.serving.slots import Load
 from labelloop.serving.stage import Priority
 from labelloop.testing import FakeEngine
@@ -86,7 +86,7 @@ def view_of(
     parts: Parts, settings: Settings, *, classes: tuple[str, ...] = ("car", "dog"), config: str = TWO_PICTURES
 ) -> View:
     version = add_model(parts.store.registry, None, ModelCard(name="cars", engine="empty", labels=classes), settings)
-    return build_view(version, config, threshold=None, aliases={})
+    return Lens().view(version, config)
 
 
 @pytest.mark.parametrize("model", EXPECTED)
@@ -105,7 +105,7 @@ def test_the_serving_path_reaches_the_figures_of_a_plain_decode(
     version = add_model(
         parts.store.registry, shared / "data/models" / f"{model}.onnx", ModelCard(name=model, labels=COCO), settings
     )
-    view = build_view(version, config, threshold=None, aliases={})
+    view = Lens().view(version, config)
     found = evaluate(held_out(tmp_path / "set"), view, predict)
     assert found.measures.ap == pytest.approx(EXPECTED[model], abs=0.005)
     matches = match(found.truth, found.found, iou_thresholds=IOU_THRESHOLDS["AP"])

@@ -17,7 +17,7 @@ from labelloop.core.tasks import Task
 from labelloop.learning.memory import Recorder, keep, packed, recall, remember, unpacked
 from labelloop.learning.pool import Observation
 from labelloop.serving.models import Store, add_model, open_store
-from labelloop.serving.projects import View, build_view
+from labelloop.serving.projects import Lens, View
 from labelloop.store.scores import Scores, Seen
 
 CONFIG = """<View><Image name="img" value="$image"/><RectangleLabels name="box" toName="img">
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def view(store: Store, tmp_path: Path) -> View:
     card = ModelCard(name="cars", engine="empty", labels=("car", "truck", "bus"))
     version = add_model(store.registry, None, card, read_settings(home=tmp_path / "home"))
-    return build_view(version, CONFIG, threshold=0.3, aliases={})
+    return Lens(threshold=0.3).view(version, CONFIG)
 
 
 def test_an_observation_survives_to_the_last_digit() -> None:

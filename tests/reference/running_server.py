@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from labelloop.engines.base import Engine
 from labelloop.serving.models import add_model
 from labelloop.store.registry import ModelVersion
 from labelloop.testing import FakeEngine, FakeLabelStudio, LoopbackServer
+from reference.waiting import wait
 
 CONFIG = '<View><Image name="img" value="$image"/><RectangleLabels name="box" toName="img"><Label value="Car"/></RectangleLabels></View>'
 
@@ -56,10 +56,7 @@ class Backend:
 
     @staticmethod
     def wait(condition: Callable[[], Any], seconds: float = 10) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "the condition never held"
-            time.sleep(0.01)
+        wait(condition, seconds, every_s=0.01)
 
 
 Start = Callable[..., Backend]

@@ -7,8 +7,7 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,11 +92,3 @@ class Caller:
 def recording(shared: Path, name: str) -> dict[str, Any]:
     body = json.loads((shared / "label-studio" / "recordings" / f"{name}.json").read_text())["body"]
     return json.loads(body) if isinstance(body, str) else body
-
-
-def wait(condition: Callable[[], Any], seconds: float = 90) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "the condition never held"
-        time.sleep(0.05)
-    return found

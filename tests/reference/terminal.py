@@ -7,11 +7,9 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -71,10 +69,3 @@ class Terminal:
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     with FakeLabelStudio() as studio:
         yield Terminal(studio, tmp_path / "home")
-
-
-def wait(condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-        time.sleep(0.05)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from labelloop.core.errors import DeadlineExceeded, ShuttingDown
-from labelloop.serving.stage import Priority, Stage
+from labelloop.serving.stage import NICE, Lanes, Priority, Stage
 
 
 class Gate:
@@ -137,6 +139,41 @@ async def test_workers_that_are_kept_for_people_take_no_batches() -> None:
         assert stage.waiting() == 1, "the other worker took the person and left the batch"
         gate.open.set()
         assert await asyncio.gather(first, batch, person) == ["slow", "batch", "person"]
+
+
+async def test_a_person_is_served_while_every_worker_is_on_a_batch() -> None:
+    release = threading.Event()
+
+    def run(items: Sequence[Any]) -> list[Any]:
+        assert "person" in items or release.wait(30)
+        return list(items)
+
+    lanes: Lanes[Any, Any] = Lanes(run, name="test", workers=2, urgent=1)
+    try:
+        batches = [asyncio.create_task(lanes.submit(n, priority=Priority.BULK, deadline=soon())) for n in range(3)]
+        person = lanes.submit("person", priority=Priority.PERSON, deadline=soon())
+        assert await asyncio.wait_for(person, 30) == "person"
+        assert not any(task.done() for task in batches)
+        release.set()
+        assert await asyncio.gather(*batches) == [0, 1, 2]
+    finally:
+        release.set()
+        lanes.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no urgency of their own")
+async def test_batches_leave_the_cores_to_people() -> None:
+    def run(items: Sequence[Any]) -> list[Any]:
+        return [os.getpriority(os.PRIO_PROCESS, threading.get_native_id())] * len(items)
+
+    lanes: Lanes[Any, Any] = Lanes(run, name="test", workers=1, urgent=1)
+    try:
+        ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        for priority in Priority:
+            nice = await lanes.submit("x", priority=priority, deadline=soon())
+            assert nice == (max(ours, NICE) if priority >= Priority.BATCH else ours), priority
+    finally:
+        lanes.close()
 
 
 async def test_what_the_caller_makes_of_a_result_is_made_in_the_worker() -> None:

@@ -70,9 +70,7 @@ class Lesson(msgspec.Struct, frozen=True):
             **query_of((), filters=parse_filters(["total_annotations=0"])),
             "ordering": ["tasks:predictions_score"],
         }
-        pages = self.client.task_pages(self.project.id, include=("id", "data"), query=query)
-        tasks = {task.id: task for task in picture_tasks(self.client, self.project, self.show)}
-        return [tasks[row["id"]] for page in pages for row in page.tasks if row["id"] in tasks]
+        return picture_tasks(self.client, self.project, self.show, query=query)
 
 
 def draw(folder: Path) -> Mapping[str, tuple[belt.Part, ...]]:
@@ -120,44 +118,43 @@ class Follower:
         self._tell = tell
         self._said: set[tuple[str, str]] = set()
 
-    def look(self) -> dict[str, Any] | None:
-        """The latest run; says what is new about it."""
+    def look(self) -> dict[str, Any]:
+        """Where the loop is, {} while it cannot be asked; says what is new about the latest run."""
         try:
             state = self._lesson.state()
         except httpx.HTTPError:
-            return None  # busy, or about to end: whoever waits for its end hears of that
+            return {}  # busy, or about to end: whoever waits for its end hears of that
         run: dict[str, Any] | None = state["run"]
         if run is not None:
             for what, sentence in _news(run, self._lesson.address):
                 if (run["job_id"], what) not in self._said:
                     self._said.add((run["job_id"], what))
                     self._tell(sentence)
-        return run
+        return state
 
     def wait_for_run(self, *, after: str, alive: Callable[[], None]) -> dict[str, Any]:
         """Until a run other than `after` has ended; `alive` raises when something else has. Raises
         RuntimeSetupError."""
         begun = time.monotonic()
         while time.monotonic() - begun < LONGEST_S:
-            run = self.look()
-            if run is not None and run["job_id"] != after and run["ended_at"] is not None:
-                return run
-            if run is not None and run["job_id"] != after and (job := self._ended_badly()):
-                raise RuntimeSetupError(f"The training ended: {job['error']}", hint="Its log: labelloop jobs logs")
+            state = self.look()
+            run: dict[str, Any] | None = state.get("run")
+            if run is not None and run["job_id"] != after:
+                if run["ended_at"] is not None:
+                    return run
+                job = state["job"]
+                if job is not None and job["state"] in ("failed", "cancelled"):
+                    raise RuntimeSetupError(f"The training ended: {job['error']}", hint="Its log: labelloop jobs logs")
             alive()
             time.sleep(LOOK_S)
         raise RuntimeSetupError(f"No run of the learning loop ended within {LONGEST_S:g} s.", hint="See labelloop.log.")
-
-    def _ended_badly(self) -> dict[str, Any] | None:
-        job: dict[str, Any] | None = self._lesson.state()["job"]
-        return job if job is not None and job["state"] in ("failed", "cancelled") else None
 
 
 def teach(lesson: Lesson, follower: Follower, *, tell: Tell, alive: Callable[[], None]) -> list[dict[str, Any]]:
     """Two rounds: from nothing to a first model, and to a better one; their runs. A project that has begun is left as
     it is."""
     runs: list[dict[str, Any]] = []
-    if follower.look() is not None:
+    if follower.look().get("run") is not None:
         return runs
     for count in (FIRST, THEN):
         annotate(lesson, count, tell=tell)

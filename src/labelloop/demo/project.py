@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -40,10 +40,13 @@ def ensure_project(client: Client, show: Show) -> Project:
     return project
 
 
-def picture_tasks(client: Client, project: Project, show: Show) -> list[PictureTask]:
-    """The project's tasks that were made from these pictures, oldest first."""
+def picture_tasks(
+    client: Client, project: Project, show: Show, *, query: Mapping[str, Any] | None = None
+) -> list[PictureTask]:
+    """The project's tasks that were made from these pictures, in the order of `query` or oldest first."""
     pictures = {_key(picture.name): picture for picture in show.pictures}
-    named = sorted(_names_by_task(client, project.id).items())
+    names = _names_by_task(client, project.id, query=query).items()
+    named = names if query else sorted(names)
     return [PictureTask(task, pictures[_key(name)]) for task, name in named if _key(name) in pictures]
 
 
@@ -93,9 +96,9 @@ def _without_prediction(client: Client, project_id: int, version: str) -> Sequen
     return sorted(task["id"] for page in pages for task in page.tasks)
 
 
-def _names_by_task(client: Client, project_id: int) -> dict[int, str]:
+def _names_by_task(client: Client, project_id: int, *, query: Mapping[str, Any] | None = None) -> dict[int, str]:
     """Task id -> name of the uploaded file, as Label Studio stored it."""
-    pages = client.task_pages(project_id, include=("id", "data"))
+    pages = client.task_pages(project_id, include=("id", "data"), query=query)
     return {task["id"]: _uploaded_name(task["data"]) for page in pages for task in page.tasks}
 
 

@@ -34,7 +34,8 @@ class EngineOptions(msgspec.Struct, frozen=True):
 class Engine(Protocol):
     """One loaded model. Built by `Engine(path, card, options)`, which may take long and raises ModelError.
 
-    `prepare` runs in several threads at a time, `predict` in up to `parallel` threads at a time.
+    `prepare` runs in several threads at a time, `predict` in up to `parallel` threads at a time. An engine may have an
+    attribute `urgent` too: so many more `predict` calls may run, for people who wait, while batches are at work.
     """
 
     classes: tuple[str, ...]

@@ -95,6 +95,7 @@ class ClassifyEngine:
         self.classes = tuple(name for name, real in zip(self.card.labels, self._real, strict=True) if real)
         on_gpu = self._model.device != "cpu"
         self.parallel = 1 if on_gpu else max(1, options.threads)
+        self.urgent = 0 if on_gpu else self.parallel
         self._fixed_batch = self._layout.image.fixed(0)
         self.max_batch = self._fixed_batch or options.max_batch or (MAX_BATCH_GPU if on_gpu else MAX_BATCH_CPU)
         self.input_size: Size | None = _decoded_size(self._spec)

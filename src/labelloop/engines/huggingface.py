@@ -12,7 +12,6 @@ entities. Nothing is ever downloaded, and code that comes with a model is not ru
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +20,7 @@ import numpy as np
 
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError, ModelFailed, ModelUnrecognised
+from labelloop.core.extras import not_installed
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Box, Region, Size, Span, Whole
 from labelloop.engines.base import EngineOptions, Wants
@@ -216,9 +216,8 @@ def _device(wanted: str) -> str:
 
 
 def _installed() -> None:
-    missing = [name for name in ("transformers", "torch") if find_spec(name) is None]
-    if missing:
-        raise ModelError(f"{' and '.join(missing)} is not installed.", hint="pip install 'labelloop[train]'")
+    if missing := not_installed("transformers", "torch"):
+        raise ModelError(missing)
 
 
 def _required(path: Path | None, card: ModelCard) -> Path:

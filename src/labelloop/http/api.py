@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
-from labelloop.http.edge import read_body, reply
+from labelloop.http.edge import read_json, reply
 from labelloop.http.queries import number_in, project_in
 from labelloop.labelstudio import wire
 from labelloop.serving.projects import Projects, View
@@ -87,9 +87,7 @@ class Api:
 
     async def assign(self, request: Request) -> Response:
         """`PUT {"model": "NAME"}`, `"NAME@VERSION"` or `"none"`."""
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            raise wire.BadRequest("Send JSON with Content-Type: application/json.")
-        spec = wire.decode_object(await read_body(request, limit=10_000)).get("model")
+        spec = wire.decode_object(await read_json(request)).get("model")
         if not isinstance(spec, str) or not spec:
             raise wire.BadRequest('Send {"model": "NAME"} or {"model": "NAME@VERSION"}.')
         number = project_in(request)

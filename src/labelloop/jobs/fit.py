@@ -18,6 +18,7 @@ import structlog
 from labelloop.core.errors import JobError, LabelloopError, LabelStudioError, ModelError, ModelNotFound
 from labelloop.engines.isolated import Died
 from labelloop.jobs.kinds import Held
+from labelloop.jobs.pace import Pace
 from labelloop.serving.slots import Slots
 from labelloop.store import schema
 from labelloop.store.fits import Fit, Fits
@@ -208,13 +209,12 @@ class FitTriggers:
         self._fits = fits
         self._jobs = jobs
         self._registry = registry
-        self._next_look = 0.0
+        self._pace = Pace(EVERY_S)
 
     def look(self) -> int:
         """Queue the jobs that are due; how many. Does nothing when it was called a moment ago."""
-        if time.monotonic() < self._next_look:
+        if not self._pace.is_time():
             return 0
-        self._next_look = time.monotonic() + EVERY_S
         begun = 0
         for model, project_id in self._fits.waiting():
             if self._failed_lately(project_id):

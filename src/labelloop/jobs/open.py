@@ -21,11 +21,10 @@ from labelloop.jobs.kinds import Held
 from labelloop.jobs.patience import Interrupted, Patience
 from labelloop.jobs.preannotate import Preannotation, Predict
 from labelloop.labelstudio.client import Client
-from labelloop.labelstudio.labelmap import read_labels_file
 from labelloop.learning.memory import keep
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor, SpoolOf
-from labelloop.serving.projects import View, build_view
+from labelloop.serving.projects import Lens, View
 from labelloop.serving.slots import Slots
 from labelloop.serving.stage import Priority
 from labelloop.store.films import FilmParts
@@ -114,7 +113,7 @@ class Opener:
         self._loop = loop
         self._needed = needed
         self._scores = Scores(engine)
-        self._aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
+        self._lens = Lens.of(settings)
 
     def open(self, job: Job, held: Held) -> Preannotation:
         """Raises LabelloopError when the job cannot run: no token, another label config, a model that does not load."""
@@ -183,14 +182,7 @@ class Opener:
 
     def _view(self, job: Job, version: ModelVersion, label_config: str) -> View:
         called = self._registry.catalogue().called(version, job.project_id)
-        view = build_view(
-            version,
-            label_config,
-            threshold=self._settings.score_threshold,
-            aliases=self._aliases,
-            following=self._settings.following,
-            said=job.version if called else "",
-        )
+        view = self._lens.view(version, label_config, said=job.version if called else "")
         if view.name != job.version:
             raise LabelConfigError(
                 f"The label config, the threshold or the labels file changed: predictions would now carry the version "

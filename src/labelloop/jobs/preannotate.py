@@ -15,7 +15,7 @@ from labelloop.core.regions import Prediction
 from labelloop.core.tasks import Task
 from labelloop.jobs.delivery import Delivery
 from labelloop.jobs.patience import Patience
-from labelloop.jobs.reading import Reading
+from labelloop.jobs.reading import Reading, Taken
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.wire import encode_prediction
 from labelloop.serving.projects import View
@@ -86,7 +86,7 @@ class Preannotation:
             tell=tell,
         )
         self._tasks = Reading(job, client=client, pages=pages, patience=patience, expect=expect)
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix=f"job-{job.id}")
+        self._threads = ThreadPoolExecutor(3, thread_name_prefix=f"job-{job.id}")
         left = [] if guest else pages.take_over()[0]
         self._begin(left)
 
@@ -95,18 +95,18 @@ class Preannotation:
         self._waiting = [page for page in left if page.state != "taken"]
         self._tasks.again([page for page in left if page.state == "taken"])
         self._reading = self._threads.submit(self._tasks.next, self._size)
-        self._ahead: Future[Page | None] = self._threads.submit(self._prepare)
+        self._ahead: Future[Future[Page] | None] = self._threads.submit(self._prepare)
 
     def advance(self) -> bool:
         """Store one page. False when nothing is left to do."""
         if self._waiting:
             self._deliver(self._waiting.pop(0))
             return True
-        page = self._ahead.result()
-        if page is None:
+        kept = self._ahead.result()
+        if kept is None:
             return not self._guest and self._look_after_others()
         self._ahead = self._threads.submit(self._prepare)
-        self._deliver(page)
+        self._deliver(kept.result())
         return True
 
     def _look_after_others(self) -> bool:
@@ -135,8 +135,8 @@ class Preannotation:
 
     # --- predicting ---------------------------------------------------------------------------------------
 
-    def _prepare(self) -> Page | None:
-        """The next page, predicted and kept; None at the end."""
+    def _prepare(self) -> Future[Page] | None:
+        """The next page, predicted, and kept beside the prediction of the one after it; None at the end."""
         taken = self._reading.result()
         if taken is None:
             return None
@@ -145,6 +145,14 @@ class Preannotation:
         predictions = self._predict_patiently(taken.tasks)
         if taken.tasks:
             self._resize(len(taken.tasks) / max(time.perf_counter() - begun, 1e-6))
+        try:
+            return self._threads.submit(self._keep, taken, predictions)
+        except RuntimeError:  # `close` waits for us and takes nothing new
+            kept: Future[Page] = Future()
+            kept.set_result(self._keep(taken, predictions))
+            return kept
+
+    def _keep(self, taken: Taken, predictions: Sequence[Prediction]) -> Page:
         pairs = [(task.id or 0, found) for task, found in zip(taken.tasks, predictions, strict=True)]
         return self._pages.predicted(
             taken.page,

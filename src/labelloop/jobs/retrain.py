@@ -31,7 +31,6 @@ from labelloop.jobs.pull import pull
 from labelloop.jobs.training import COMPARED, Training
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import parse_filters
-from labelloop.labelstudio.labelmap import read_labels_file
 from labelloop.labelstudio.records import Project
 from labelloop.learning.evaluate import evaluate, held_out
 from labelloop.learning.evaluate_choices import evaluate_choices
@@ -51,7 +50,7 @@ from labelloop.learning.trainers.base import (
 from labelloop.learning.trainers.process import Limits
 from labelloop.learning.trainers.process import run as run_trainer
 from labelloop.serving.models import add_model
-from labelloop.serving.projects import View, build_view
+from labelloop.serving.projects import Lens, View
 from labelloop.store import schema
 from labelloop.store.jobs import Job, Options, Work
 from labelloop.store.lineage import Lineage
@@ -420,18 +419,8 @@ class Retrain:
         return self._parts.patience(lambda: self._parts.client.project(self._job.project_id))
 
     def _view(self, version: ModelVersion) -> View:
-        settings = self._parts.settings
-        aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
-        config = self._project().label_config
         said = self._parts.training.registry.catalogue().called(version, self._job.project_id)
-        return build_view(
-            version,
-            config,
-            threshold=settings.score_threshold,
-            aliases=aliases,
-            following=settings.following,
-            said=said,
-        )
+        return Lens.of(self._parts.settings).view(version, self._project().label_config, said=said)
 
     def _decline(self, why: str) -> Stage:
         self._held.tell("info", why)

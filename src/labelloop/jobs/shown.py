@@ -10,8 +10,7 @@ from labelloop.core.errors import LabelloopError
 from labelloop.core.settings import Settings
 from labelloop.jobs.submit import address_of
 from labelloop.labelstudio.client import Client
-from labelloop.labelstudio.labelmap import read_labels_file
-from labelloop.serving.projects import build_view
+from labelloop.serving.projects import Lens
 from labelloop.store.loops import Loops
 from labelloop.store.registry import ModelVersion, Registry
 
@@ -37,15 +36,7 @@ def show_serving(settings: Settings, registry: Registry, loops: Loops, project_i
 
 def _show(client: Client, project_id: int, version: ModelVersion, settings: Settings, *, said: str) -> str:
     project = client.project(project_id)
-    aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
-    name = build_view(
-        version,
-        project.label_config,
-        threshold=settings.score_threshold,
-        aliases=aliases,
-        following=settings.following,
-        said=said,
-    ).name
+    name = Lens.of(settings).view(version, project.label_config, said=said).name
     if all(row.model_version != name for row in client.model_versions(project_id)):
         return f"Label Studio has no predictions of {name}; make them: labelloop prelabel {project_id}"
     if project.model_version != name:

@@ -6,10 +6,9 @@ from labelloop.core.errors import SettingsError
 from labelloop.core.settings import Settings
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import query_of
-from labelloop.labelstudio.labelmap import read_labels_file
 from labelloop.labelstudio.records import Project
 from labelloop.labelstudio.wire import moment_of
-from labelloop.serving.projects import View, build_view, unassigned
+from labelloop.serving.projects import Lens, View, unassigned
 from labelloop.store.jobs import Options, Work
 from labelloop.store.registry import Registry
 
@@ -61,12 +60,5 @@ def view_of(settings: Settings, registry: Registry, project: Project, model: str
     version = catalogue.find(model) if model else catalogue.of_project(project.id)
     if version is None:
         raise unassigned(project.id)
-    aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
-    return build_view(
-        version,
-        project.label_config,
-        threshold=settings.score_threshold,
-        aliases=aliases,
-        following=settings.following,
-        said=catalogue.called(version, project.id),
-    )
+    said = catalogue.called(version, project.id)
+    return Lens.of(settings).view(version, project.label_config, said=said)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import structlog
 
+from labelloop.jobs.pace import Pace
 from labelloop.jobs.training import Training
 from labelloop.store import schema
 from labelloop.store.loops import is_due
@@ -21,13 +20,12 @@ class Triggers:
 
     def __init__(self, training: Training) -> None:
         self._training = training
-        self._next_look = 0.0
+        self._pace = Pace(EVERY_S)
 
     def look(self) -> int:
         """Queue the runs that are due; how many. Does nothing when it was called a moment ago."""
-        if time.monotonic() < self._next_look:
+        if not self._pace.is_time():
             return 0
-        self._next_look = time.monotonic() + EVERY_S
         begun = 0
         for loop in self._training.loops.all():
             news = self._training.loops.news(loop)

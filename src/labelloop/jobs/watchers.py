@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
@@ -18,10 +18,9 @@ from labelloop.jobs.patience import is_passing
 from labelloop.jobs.submit import address_of, known_project
 from labelloop.jobs.watch import ProjectWatch
 from labelloop.labelstudio.client import Client
-from labelloop.labelstudio.labelmap import read_labels_file
 from labelloop.labelstudio.records import Project
 from labelloop.serving.models import Store
-from labelloop.serving.projects import View, build_view, unassigned
+from labelloop.serving.projects import Lens, View, unassigned
 from labelloop.store.registry import ModelVersion
 from labelloop.store.watches import Key, Watch
 
@@ -181,9 +180,7 @@ class Views:
     """How versions see projects; built anew only when the version or the label config changes."""
 
     def __init__(self, settings: Settings, serving_of: ServingOf) -> None:
-        self._threshold = settings.score_threshold
-        self._following = settings.following
-        self._aliases: Mapping[str, str] = read_labels_file(settings.labels_file) if settings.labels_file else {}
+        self._lens = Lens.of(settings)
         self._serving_of = serving_of
         self._built: dict[int, tuple[tuple[str, ...], View]] = {}
 
@@ -194,13 +191,5 @@ class Views:
             raise unassigned(project.id)
         key, known = (version.digest, version.id, said, project.label_config), self._built.get(project.id)
         if known is None or known[0] != key:
-            view = build_view(
-                version,
-                project.label_config,
-                threshold=self._threshold,
-                aliases=self._aliases,
-                following=self._following,
-                said=said,
-            )
-            known = self._built[project.id] = key, view
+            known = self._built[project.id] = key, self._lens.view(version, project.label_config, said=said)
         return known[1]

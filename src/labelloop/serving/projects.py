@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 import structlog
@@ -48,6 +48,47 @@ class View(msgspec.Struct, frozen=True):
         return self.version.card.task == "raw"
 
 
+class Lens(msgspec.Struct, frozen=True):
+    """The settings through which every version sees every project: `threshold` None takes the model card's, `aliases`
+    is what the labels file says, `following` the setting of that name."""
+
+    threshold: float | None = None
+    aliases: Mapping[str, str] = {}
+    following: str = FOLLOWING
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Reads the labels file, if there is one. Raises LabelConfigError."""
+        aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
+        return cls(settings.score_threshold, aliases, settings.following)
+
+    def view(self, version: ModelVersion, config_xml: str, *, said: str = "") -> View:
+        """One version seen through a label config; `said` is what a hosted model calls itself (Catalogue.called), which
+        Label Studio then knows it by. Raises LabelConfigError."""
+        config = parse_config(config_xml)
+        card = version.card
+        label_map = build_label_map(
+            config,
+            named(card.labels),
+            task=card.task,
+            threshold=self.threshold if self.threshold is not None else card.score_threshold,
+            aliases=self.aliases,
+        )
+        if label_map.unmapped:
+            log.warning(
+                "classes of the model map to nothing in the label config",
+                model=version.id,
+                classes=list(label_map.unmapped[:20]),
+                more=max(0, len(label_map.unmapped) - 20),
+                fix='add <Label value="…" predicted_values="CLASS"/> or a labels file',
+            )
+        for note in label_map.notes:
+            log.warning("label config", model=version.id, note=note)
+        films = f"/{self.following}" if any(tag.shows_films for tag in label_map.fields) else ""
+        mark = hashlib.sha256(f"{version.digest}/{label_map.fingerprint}{films}".encode()).hexdigest()[:8]
+        return View(version, config, label_map, said or f"{version.id}.{mark}", config_xml)
+
+
 class _Seen(NamedTuple):
     """What a project asked with last, and how it was seen then."""
 
@@ -63,9 +104,7 @@ class Projects:
     """
 
     def __init__(self, settings: Settings, registry: Registry, slots: Slots, *, default: str | None = None) -> None:
-        self._threshold = settings.score_threshold
-        self._following = settings.following
-        self._aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
+        self._lens = Lens.of(settings)
         self._registry = registry
         self._slots = slots
         self._default = default
@@ -115,7 +154,7 @@ class Projects:
         seen = self._seen.get(project_id)
         if seen is not None and seen.config_xml == config_xml and seen.said == said and _shows(seen.view, version):
             return seen.view
-        view = None if version is None else self._build(version, config_xml, said)
+        view = None if version is None else self._lens.view(version, config_xml, said=said)
         with self._lock:
             self._seen[project_id] = _Seen(config_xml, view, said)
             self._seen.move_to_end(project_id)
@@ -156,47 +195,6 @@ class Projects:
     def _is_ready(self, version: ModelVersion) -> bool:
         slot = self._slots.state_of(version)
         return slot is not None and slot.state == "ready"
-
-    def _build(self, version: ModelVersion, config_xml: str, said: str) -> View:
-        return build_view(
-            version, config_xml, threshold=self._threshold, aliases=self._aliases, following=self._following, said=said
-        )
-
-
-def build_view(
-    version: ModelVersion,
-    config_xml: str,
-    *,
-    threshold: float | None,
-    aliases: Mapping[str, str],
-    following: str = FOLLOWING,
-    said: str = "",
-) -> View:
-    """One version seen through a label config; `threshold` None takes the model card's. `following` is the setting of
-    that name; `said` is what a hosted model calls itself (Catalogue.called), which Label Studio then knows it by.
-    Raises LabelConfigError."""
-    config = parse_config(config_xml)
-    card = version.card
-    label_map = build_label_map(
-        config,
-        named(card.labels),
-        task=card.task,
-        threshold=threshold if threshold is not None else card.score_threshold,
-        aliases=aliases,
-    )
-    if label_map.unmapped:
-        log.warning(
-            "classes of the model map to nothing in the label config",
-            model=version.id,
-            classes=list(label_map.unmapped[:20]),
-            more=max(0, len(label_map.unmapped) - 20),
-            fix='add <Label value="…" predicted_values="CLASS"/> or a labels file',
-        )
-    for note in label_map.notes:
-        log.warning("label config", model=version.id, note=note)
-    films = f"/{following}" if any(tag.shows_films for tag in label_map.fields) else ""
-    mark = hashlib.sha256(f"{version.digest}/{label_map.fingerprint}{films}".encode()).hexdigest()[:8]
-    return View(version, config, label_map, said or f"{version.id}.{mark}", config_xml)
 
 
 def _shows(view: View | None, version: ModelVersion | None) -> bool:

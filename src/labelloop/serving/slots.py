@@ -21,7 +21,7 @@ from labelloop.core.metrics import Metrics
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Region, Size
 from labelloop.engines.base import Closable, Engine
-from labelloop.serving.stage import Priority, Stage
+from labelloop.serving.stage import Lanes, Priority, Stage
 from labelloop.store.registry import ModelVersion
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,8 @@ RETRY_S = 60.0
 CLOSE_S = 2.0
 
 
-_Warm = tuple[Engine, Stage[Any, tuple[Region, ...]]]
+_Stage = Stage[Any, tuple[Region, ...]] | Lanes[Any, tuple[Region, ...]]
+_Warm = tuple[Engine, _Stage]
 
 
 class Slot:
@@ -184,7 +185,7 @@ class Slots:
         slot.warm = engine, stage
         slot.loaded.set_result(slot.warm)
 
-    def _stage(self, engine: Engine, version: ModelVersion) -> Stage[Any, tuple[Region, ...]]:
+    def _stage(self, engine: Engine, version: ModelVersion) -> _Stage:
         labels = (version.name, str(version.number))
         queue, infer = self._metrics.queue_seconds.labels(*labels), self._metrics.infer_seconds.labels(*labels)
         count, runs = self._metrics.inferences.labels(*labels), self._metrics.executions.labels(*labels)
@@ -204,13 +205,11 @@ class Slots:
                 raise ModelFailed(f"{version.id} gave {len(found)} answers for {len(batch)} pictures.")
             return found
 
-        return Stage(
-            run,
-            name=version.id,
-            workers=engine.parallel,
-            max_batch=engine.max_batch,
-            observe=observe,
-        )
+        size: dict[str, Any] = {"workers": engine.parallel, "max_batch": engine.max_batch}
+        urgent = getattr(engine, "urgent", 0)  # engines of others need not know of it
+        if urgent:
+            return Lanes(run, name=version.id, urgent=urgent, observe=observe, **size)
+        return Stage(run, name=version.id, observe=observe, **size)
 
 
 def warm(engine: Engine) -> None:

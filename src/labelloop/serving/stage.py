@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +23,10 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 T = TypeVar("T")
 Finish = Callable[[Any], Any]
+
+NICE = 10
+"""Of threads that work for batches, beside others that work for people: the system then gives them a tenth of a core
+that both want."""
 
 
 class Priority(IntEnum):
@@ -53,6 +59,7 @@ class Stage(Generic[In, Out]):
     `run` returns one result per item; an exception object as a result fails only that item, an exception raised by
     `run` itself makes each item of the batch be tried alone, so that one bad item never fails its neighbours.
     `reserved` of the workers take nothing below Priority.PERSON, so that slow batches never keep a person waiting.
+    `nice` makes the workers less urgent than other threads (Linux).
     `observe(name, seconds_or_count)` is told "queue_seconds" per item, "run_seconds" and "batch_size" per call.
     """
 
@@ -64,11 +71,13 @@ class Stage(Generic[In, Out]):
         workers: int,
         max_batch: int = 1,
         reserved: int = 0,
+        nice: int = 0,
         observe: Callable[[str, float], None] | None = None,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._for_batches = max(1, workers - reserved)
+        self._nice = nice
         self._observe = observe or (lambda _name, _value: None)
         self._heap: list[tuple[int, int, _Work[In]]] = []
         self._order = itertools.count()
@@ -118,6 +127,9 @@ class Stage(Generic[In, Out]):
         _deliver((work, ShuttingDown("labelloop is stopping.")) for work in left)
 
     def _work(self) -> None:
+        if self._nice and sys.platform == "linux":  # elsewhere it would be the whole process
+            mine = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, mine, max(self._nice, os.getpriority(os.PRIO_PROCESS, mine)))
         while batch := self._take():
             begun = time.perf_counter()
             for work in batch:
@@ -166,6 +178,44 @@ class Stage(Generic[In, Out]):
         except Exception as error:
             # not swallowed: it goes to the callers who wait for these items
             return [error] if len(batch) == 1 else [self._outcomes([work])[0] for work in batch]
+
+
+class Lanes(Generic[In, Out]):
+    """Two stages in one: people are never behind a batch. `run` is called by up to `workers` threads for batches, and
+    by up to `urgent` more for people; where both are at work on the same cores, the system gives them to people."""
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[In]], Sequence[Out | Exception]],
+        *,
+        name: str,
+        workers: int,
+        urgent: int,
+        max_batch: int = 1,
+        observe: Callable[[str, float], None] | None = None,
+    ) -> None:
+        self._people: Stage[In, Out] = Stage(
+            run, name=f"{name}-people", workers=urgent, max_batch=max_batch, observe=observe
+        )
+        self._batches: Stage[In, Out] = Stage(
+            run, name=name, workers=workers, max_batch=max_batch, nice=NICE, observe=observe
+        )
+
+    async def submit(
+        self, item: In, *, priority: Priority, deadline: float, finish: Callable[[Out], T] | None = None
+    ) -> T:
+        """As Stage.submit."""
+        lane = self._batches if priority >= Priority.BATCH else self._people
+        return await lane.submit(item, priority=priority, deadline=deadline, finish=finish)
+
+    def waiting(self) -> int:
+        """Items that no thread has taken yet."""
+        return self._people.waiting() + self._batches.waiting()
+
+    def close(self, *, timeout_s: float | None = None) -> None:
+        """As Stage.close, for both."""
+        self._people.close(timeout_s=timeout_s)
+        self._batches.close(timeout_s=timeout_s)
 
 
 def _finish(work: _Work[Any], result: Any) -> Any:

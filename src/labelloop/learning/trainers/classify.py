@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from labelloop.core.cards import InputSpec, ModelCard
 from labelloop.core.errors import ModelError
+from labelloop.core.extras import not_installed
 from labelloop.core.pictures import Picture
 from labelloop.engines.base import EngineOptions
 from labelloop.learning.choices import flags_of
@@ -60,11 +60,8 @@ class ClassifyTrainer:
     name: ClassVar[str] = "classify"
 
     def refuses(self, request: TrainRequest) -> str | None:
-        missing = [
-            name for module, name in (("sklearn", "scikit-learn"), ("onnx", "onnx")) if find_spec(module) is None
-        ]
-        if missing:
-            return f"{' and '.join(missing)} is not installed: pip install 'labelloop[train]'."
+        if missing := not_installed("sklearn", "onnx"):
+            return missing
         manifest = decode((request.data / "manifest.json").read_bytes())
         if (manifest.learns, manifest.reads) != ("choices", "pictures"):
             return "It learns what people choose for pictures: <Choices> on <Image>."

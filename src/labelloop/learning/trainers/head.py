@@ -7,13 +7,13 @@ they are trained on what was kept and written back. Trainer `full` is the same f
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import time
 from typing import ClassVar, Literal
 
 import msgspec
 
+from labelloop.core.extras import not_installed
 from labelloop.learning.trainers.base import Report, Trained, TrainRequest, read_options
 
 MODEL = "model.onnx"
@@ -88,9 +88,8 @@ def refusal(request: TrainRequest) -> str | None:
     """Why neither `head` nor `full` can train this; looks at the card only."""
     if request.base is None:
         return "There is no model to start from: use the trainer scratch."
-    missing = [name for name in ("torch", "onnx") if importlib.util.find_spec(name) is None]
-    if missing:
-        return f"{' and '.join(missing)} is not installed: pip install 'labelloop[train]'."
+    if missing := not_installed("torch", "onnx"):
+        return missing
     from labelloop.learning.trainers.families import FAMILIES, why_not
 
     family = request.base_card.family if request.base_card else None

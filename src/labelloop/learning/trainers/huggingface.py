@@ -11,7 +11,6 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from labelloop.core.cards import InputSpec, ModelCard
 from labelloop.core.errors import LabelloopError, ModelError
+from labelloop.core.extras import not_installed
 from labelloop.core.geometry import iou
 from labelloop.core.regions import Box, Region
 from labelloop.engines.base import Engine, EngineOptions
@@ -62,9 +62,8 @@ class TransformersTrainer:
     name: ClassVar[str] = "transformers"
 
     def refuses(self, request: TrainRequest) -> str | None:
-        missing = [name for name in ("transformers", "torch") if find_spec(name) is None]
-        if missing:
-            return f"{' and '.join(missing)} is not installed: pip install 'labelloop[train]'."
+        if missing := not_installed("transformers", "torch"):
+            return missing
         card = request.base_card
         if request.base is None or card is None or card.engine != "transformers":
             return "It begins from a folder of transformers: labelloop models add FOLDER."

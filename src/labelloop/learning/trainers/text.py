@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ import msgspec
 import numpy as np
 
 from labelloop.core.cards import ModelCard
+from labelloop.core.extras import not_installed
 from labelloop.engines.text_file import Reader, TextModel, features, read
 from labelloop.learning.choices import flags_of
 from labelloop.learning.manifest import Item, Manifest, decode
@@ -52,8 +52,8 @@ class TextTrainer:
 
     def refuses(self, request: TrainRequest) -> str | None:
         """Also where fewer than two answers were ever given: then there is nothing to tell apart."""
-        if find_spec("sklearn") is None:
-            return "scikit-learn is not installed: pip install 'labelloop[train]'."
+        if missing := not_installed("sklearn"):
+            return missing
         manifest = decode((request.data / "manifest.json").read_bytes())
         if (manifest.learns, manifest.reads) != ("choices", "texts"):
             return "It learns what people choose for texts: <Choices> on <Text> or <HyperText>."

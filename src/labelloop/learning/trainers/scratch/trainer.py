@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from labelloop.core.cards import InputSpec, ModelCard
 from labelloop.core.errors import ModelError
+from labelloop.core.extras import not_installed
 from labelloop.learning.trainers.base import (
     Progress,
     Report,
@@ -34,9 +34,8 @@ class ScratchTrainer:
     name = NAME
 
     def refuses(self, request: TrainRequest) -> str | None:
-        missing = [module for module in ("torch", "onnx") if find_spec(module) is None]
-        if missing:
-            return f"{' and '.join(missing)} is not installed: pip install 'labelloop[train]'."
+        if missing := not_installed("torch", "onnx"):
+            return missing
         if not request.labels:
             return "The data set has no labels: give the label config some."
         if not json.loads((request.data / "train.json").read_bytes())["annotations"]:

@@ -1,0 +1,19 @@
+"""Waiting for what a test has set going."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def wait(condition: Callable[[], Any], seconds: float = 60, *, every_s: float = 0.02, or_tell: Any = None) -> Any:
+    """What `condition` gives as soon as it is true. After `seconds` the test fails; `or_tell()` then says how things
+    stand."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            stand = f": {or_tell()}" if or_tell is not None else ""
+            raise AssertionError(f"the condition did not hold within {seconds:g} s{stand}")
+        time.sleep(every_s)
+    return found
