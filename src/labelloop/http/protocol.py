@@ -112,6 +112,8 @@ class Protocol:
         if project_id is not None and body.hostname:
             self._origins.remember(project_id, body.hostname, body.access_token or "")
         view = self._projects.view(project_id, body.schema or "")
+        if project_id is not None:
+            await self._say_default(project_id)
         if view is not None and view.raw and project_id is not None:
             view = await self._hosted.introduce(view, project_id, body.extra_params)
         return reply({"model_version": view.name if view else NO_MODEL})
@@ -226,6 +228,16 @@ class Protocol:
         if source is not None and target is not None:
             await asyncio.to_thread(self._projects.copy_binding, source, target)
         return reply({"status": "ok"})
+
+    async def _say_default(self, project_id: int) -> None:
+        """Let commands and workers know what answers here though nothing is assigned."""
+        version = self._projects.by_default(project_id)
+        if self._homes.says(project_id, version):
+            return
+        try:
+            await asyncio.wait_for(asyncio.to_thread(self._homes.serve, project_id, version), RECORD_S)
+        except Exception as error:  # the next `/setup` says it again
+            log.warning("the default was not written down", project=project_id, error=type(error).__name__)
 
     async def _met(self, project: Any) -> int | None:
         """The id of the project that a call is about. Raises ProjectElsewhere when our rows mean another by it."""

@@ -7,7 +7,7 @@ from labelloop.core.settings import Settings
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import query_of
 from labelloop.labelstudio.records import Project
-from labelloop.labelstudio.wire import moment_of
+from labelloop.labelstudio.wire import made_s_of
 from labelloop.serving.projects import Lens, View, unassigned
 from labelloop.store.jobs import Options, Work
 from labelloop.store.registry import Registry
@@ -33,9 +33,7 @@ def known_project(client: Client, registry: Registry, project: int | str) -> Pro
     """The project with this id or title, as Label Studio has it. Raises LabelStudioError, and ProjectElsewhere when our
     rows mean another project by its number."""
     found = client.find_project(project)
-    made = moment_of(found.created_at)
-    if made is not None:
-        registry.homes.meet(found.id, int(made.timestamp()), label_studio=client.base_url)
+    registry.homes.meet(found.id, made_s_of({"created_at": found.created_at}), label_studio=client.base_url)
     return found
 
 

@@ -26,6 +26,7 @@ class Homes:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._known: dict[int, int] = {}
+        self._served: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def knows(self, project_id: int | None, made_s: int | None) -> bool:
@@ -41,17 +42,31 @@ class Homes:
         if project_id is None or made_s is None or schema.as_id(project_id) is None:
             return
         table = schema.projects
-        row = {"made_s": made_s, "label_studio": schema.as_text(label_studio, limit=500)}
+        row = {"made_s": made_s, "label_studio": schema.as_text(label_studio, limit=500), "served_by": ""}
         with self._engine.begin() as connection:
             connection.execute(insert_or(connection, table, {"project_id": project_id}, row))
             found = connection.execute(sa.select(table).filter_by(project_id=project_id)).one()
             same = same_moment(found.made_s, made_s)
             if same and label_studio and not found.label_studio:
-                connection.execute(sa.update(table).filter_by(project_id=project_id).values(**row))
+                connection.execute(sa.update(table).filter_by(project_id=project_id).values(label_studio=label_studio))
         if not same:
             raise _elsewhere(project_id, made_s, found.made_s, found.label_studio)
         with self._lock:
             self._known[project_id] = found.made_s
+            self._served.pop(project_id, None)  # the row may be a new one
+
+    def serve(self, project_id: int, version: str) -> None:
+        """Say which version this process answers a project with though none is assigned, "" for none: commands and
+        workers do not know what `labelloop serve --model` was given. The server that was asked last counts."""
+        table = schema.projects
+        with self._engine.begin() as connection:
+            query = sa.update(table).filter_by(project_id=project_id).where(table.c.served_by != version)
+            connection.execute(query.values(served_by=schema.as_text(version, limit=200)))
+        self._served[project_id] = version
+
+    def says(self, project_id: int, version: str) -> bool:
+        """Whether `serve` was told the same before, by this process."""
+        return self._served.get(project_id) == version
 
     def move(self, project_id: int) -> None:
         """Forget the project that had this number, and what was kept of it: another has it from now on. Versions that
@@ -78,6 +93,7 @@ class Homes:
             connection.execute(running.values(finished_at=schema.now(), **ended))
         with self._lock:
             self._known.pop(project_id, None)
+            self._served.pop(project_id, None)
 
 
 def same_moment(one_s: int, other_s: int) -> bool:
@@ -101,3 +117,9 @@ def _text(moment_s: int) -> str:
         return f"{datetime.fromtimestamp(moment_s, UTC):%Y-%m-%d %H:%M:%S}"
     except (OverflowError, ValueError, OSError):
         return str(moment_s)
+
+
+def read_served(connection: sa.Connection) -> dict[int, str]:
+    """By project the version that a server answers it with though none is assigned."""
+    query = sa.select(schema.projects).where(schema.projects.c.served_by != "")
+    return {row.project_id: row.served_by for row in connection.execute(query)}

@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from labelloop.app import training_of
+from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ProjectElsewhere
 from labelloop.core.settings import read_settings
+from labelloop.jobs.submit import view_of
+from labelloop.labelstudio.records import Project
 from labelloop.labelstudio.wire import made_s_of
 from labelloop.serving.models import Store, open_store
 from labelloop.store import schema
@@ -102,6 +106,8 @@ def test_a_clock_in_another_zone_tells_the_same_moment(start: Start, hours: floa
         ({"id": 7, "created_at": "2026-11-20T12:01:56.755126Z"}, 1795176116),
         ({"id": 7, "created_at": "2026-11-20T13:01:56+01:00"}, 1795176116),
         ("7", None),
+        ("7.1", None),
+        ({"id": 7, "created_at": "1970-01-01T00:00:01Z"}, None),
         ("7.", None),
         ("7.x", None),
         (f"7.{'9' * 40}", None),
@@ -143,3 +149,28 @@ def test_two_processes_that_meet_a_project_at_the_same_moment_agree(tmp_path: Pa
         one.meet(1, 1_700_000_001)
     assert two.knows(1, 1_795_176_116 + 3600)
     assert not two.knows(1, 1_795_176_117)
+
+
+def test_commands_and_workers_know_the_model_that_serve_was_given(start: Start, tmp_path: Path) -> None:
+    """Two servers on one store, each with its own `--model`: a project has that of the one which it asks."""
+    store = open_store(read_settings(home=tmp_path / "home"))
+    for name in ("cars", "birds"):
+        store.registry.add(None, ModelCard(name=name, engine="empty", labels=("car", name)))
+
+    def serves(project: int) -> str | None:
+        version = store.registry.catalogue().of_project(project)
+        return version.id if version else None
+
+    cars, birds = (start(models=(), default=name) for name in ("cars", "birds"))
+    assert serves(1) is None, "there are two models, and nobody asked a server yet"
+    ask(cars, "/setup", MADE)
+    ask(birds, "/setup", OTHER, project=called(OTHER, 2))
+    assert (serves(1), serves(2)) == ("cars@1", "birds@1")
+    assert training_of(store).live(1).id == "cars@1", "what a worker of its own compares a candidate with"
+    shown = view_of(read_settings(home=tmp_path / "home"), store.registry, Project(1, label_config=CONFIG), None)
+    assert shown.version.id == "cars@1", "what `labelloop prelabel 1` predicts with"
+
+    store.registry.bind(1, "birds", reason="test")
+    assert serves(1) == "birds@1", "what is assigned comes first"
+    start(models=()).http.post("/setup", json={"project": called(OTHER, 2), "schema": CONFIG})
+    assert serves(2) is None, "a server without --model answers it now"
