@@ -16,7 +16,10 @@ INSTALLED := $(VENV)/.installed
 # Most of the tests' time is waiting: for servers that start, workers that are killed, pages that load.
 BESIDE := -n 3 --dist loadgroup
 
-.PHONY: help setup runtime chromium postgres check quick test demo screenshot constraints clean
+# Where wheels for OpenMMLab's runtime lie; without them mmcv would be built from source, for some twenty minutes.
+MM_WHEELS ?= ../shared/openmmlab/wheels
+
+.PHONY: help setup runtime openmmlab chromium postgres check quick test demo screenshot constraints clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
@@ -28,11 +31,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	[ -n '$(PYTHON)' ] || { echo 'No Python with venv found (Debian, Ubuntu: apt install python3-venv), or: make PYTHON=...' >&2; exit 1; }
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "labelloop needs Python 3.11 or newer: make PYTHON=...")'
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[ocr,train,video,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[ocr,train,video,openvino,dev]'
 	touch $@
 
 runtime: $(INSTALLED)
 	$(BIN)/labelloop runtimes create label-studio
+
+openmmlab: $(INSTALLED)
+	if [ -d '$(MM_WHEELS)' ]; then
+		$(BIN)/labelloop runtimes create openmmlab --find-links '$(MM_WHEELS)'
+	elif ! $(BIN)/labelloop runtimes check openmmlab; then
+		echo 'No wheels in $(MM_WHEELS): the tests of OpenMMLab are skipped. To run them: $(BIN)/labelloop runtimes create openmmlab'
+	fi
 
 chromium:
 	@scripts/install_chromium.sh
@@ -48,7 +58,7 @@ check: $(INSTALLED)
 quick: $(INSTALLED)
 	$(BIN)/pytest $(BESIDE) -m 'not slow and not e2e and not browser'
 
-test: setup runtime chromium postgres check
+test: setup runtime openmmlab chromium postgres check
 	$(BIN)/pytest $(BESIDE) -rs --durations=40
 
 demo: $(INSTALLED)

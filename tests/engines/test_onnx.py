@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from labelloop.core.errors import ModelError, ModelFailed
 from labelloop.engines.onnx import OnnxModel, Tensor, read_signature
-from labelloop.engines.onnx_file import CHILDREN, scan
+from labelloop.engines.onnx_file import CHILDREN, scan, with_constant_weights
 from reference import tiny_models as tiny
 
 VALUE = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -162,6 +162,33 @@ def test_every_cut_of_a_real_file_is_an_error(tmp_path: Path) -> None:
         cut.write_bytes(whole[:length])
         with pytest.raises(ModelError):
             read_signature(cut)
+
+
+def test_weights_among_the_inputs_are_taken_for_constants(shared: Path) -> None:
+    import onnxruntime as ort
+
+    path = shared / "data/models/nanodet_m_320.onnx"
+    lean = with_constant_weights(path)
+    assert lean is not None
+    model = onnx.load_from_string(lean)
+    onnx.checker.check_model(model)
+    assert [source.name for source in model.graph.input] == ["input.1"]
+    original = onnx.load(path)
+    assert model.graph.node == original.graph.node
+    assert model.graph.initializer == original.graph.initializer
+    image = np.random.default_rng(0).uniform(-2, 2, (1, 3, 320, 320)).astype(np.float32)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    expected = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(
+        None, {"input.1": image}
+    )
+    for one, other in zip(OnnxModel(path).run({"input.1": image}), expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["yolox_nano_416", "deimv2_atto_320"])
+def test_files_without_such_inputs_are_left_alone(shared: Path, model: str) -> None:
+    assert with_constant_weights(shared / "data/models" / f"{model}.onnx") is None
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

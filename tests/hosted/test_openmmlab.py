@@ -8,7 +8,10 @@ from __future__ import annotations
 import base64
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from labelloop.core.settings import read_settings
@@ -17,9 +20,19 @@ from labelloop.runtimes import venvs
 from reference.running_server import jpeg
 from reference.stand import Stand
 
-pytestmark = [pytest.mark.openmmlab, pytest.mark.slow]
+pytestmark = [pytest.mark.openmmlab, pytest.mark.slow, pytest.mark.xdist_group("openmmlab")]
 
 PICTURE = "data:image/jpeg;base64," + base64.b64encode(jpeg(128, 96)).decode()
+
+
+def page() -> bytes:
+    """Dark words on light ground, 128x96, as a PNG."""
+    drawn = np.full((96, 128, 3), 235, np.uint8)
+    for row, word in enumerate(("TOTAL", "12.50", "thanks")):
+        cv2.putText(drawn, word, (10, 28 + 28 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (20, 20, 20), 2)
+    return cv2.imencode(".png", drawn)[1].tobytes()
+
+
 CONFIG = (
     '<View><Image name="img" value="$image"/>'
     '<RectangleLabels name="box" toName="img"><Label value="Round" predicted_values="ball"/><Label value="cube"/></RectangleLabels>'
@@ -27,37 +40,52 @@ CONFIG = (
     '<BrushLabels name="brush" toName="img"><Label value="ball"/><Label value="cube"/></BrushLabels></View>'
 )
 
-CHECKPOINT = """
+OCR_CONFIG = (
+    '<View><Image name="img" value="$image"/><Rectangle name="place" toName="img"/>'
+    '<Labels name="kind" toName="img"><Label value="Heading"/><Label value="Line" predicted_values="Text"/></Labels>'
+    '<TextArea name="words" toName="img" perRegion="true"/></View>'
+)
+
+CHECKPOINTS = """
 import sys, torch
-sys.path[:0] = sys.argv[1:3]
-from mmdetection import define_operators, forget_initial_weights
-define_operators(torch)
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmdet.registry import MODELS
-import mmyolo.models
-torch.manual_seed(0)
-config = Config.fromfile(sys.argv[3])
-init_default_scope(config.default_scope)
-forget_initial_weights(config.model)
-model = MODELS.build(config.model)
-for module in model.modules():
-    if isinstance(module, torch.nn.Conv2d) and module.out_channels == 4 and module.bias is not None:
-        module.bias.data.fill_(2.0)  # distances from the centre: boxes that are there
-meta = {"dataset_meta": {"classes": ["ball", "cube"]}}
-torch.save({"state_dict": model.state_dict(), "meta": meta}, sys.argv[4])
+sys.path.append(sys.argv[1])
+from labelloop_openmmlab import read_config
+from mmengine.registry import MODELS
+for path in sys.argv[2:]:
+    torch.manual_seed(0)
+    model = MODELS.build(read_config(path).model)
+    if hasattr(model, "det_head"):  # DBNet: nearly one half everywhere. A fifth of a page shall be text, not in a grid
+        head = model.eval().det_head.binarize
+        for layer in (head[3], head[6]):
+            layer.weight.data[:] = layer.weight.data.mean((2, 3), keepdim=True)
+        head[6].weight.data.mul_(100)
+        page = torch.full((1, 3, 192, 256), 2.0)
+        page[:, :, 40:60, 20:200] = page[:, :, 100:120, 20:120] = -1.5
+        with torch.no_grad():
+            head[6].bias.data -= head(model.extract_feat(page)).quantile(0.8)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.out_channels == 4 and module.bias is not None:
+            module.bias.data.fill_(2.0)  # distances from the centre: boxes that are there
+    meta = {"dataset_meta": {"classes": ["ball", "cube"]}}
+    torch.save({"state_dict": model.state_dict(), "meta": meta}, path.replace(".py", ".pth"))
 """
 
 FEW = "test_cfg=dict(nms_pre=30, max_per_img=5, score_thr=0.0)"
-CASES = {
-    "RTMDet": ("mmdet/.mim/configs/rtmdet/rtmdet_tiny_8xb32-300e_coco.py", f"bbox_head=dict(num_classes=2), {FEW}", {"rectanglelabels", "polygonlabels"}),
-    "RTMDet-Ins": ("mmdet/.mim/configs/rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py", f"bbox_head=dict(num_classes=2), {FEW}", {"rectanglelabels"}),
-    "Faster R-CNN": (
+OCR = (
+    "test_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),"
+    "dict(type='Resize', scale=(256, 256), keep_ratio=True), dict(type='PackTextDetInputs',"
+    "meta_keys=('ori_shape', 'img_shape', 'scale_factor'))]))"
+)
+CONFIGS = {
+    "rtmdet_ins": ("mmdet/.mim/configs/rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py", f"model = dict(bbox_head=dict(num_classes=2), {FEW})"),
+    "faster_rcnn": (
         "mmdet/.mim/configs/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
-        "roi_head=dict(bbox_head=dict(num_classes=2)), test_cfg=dict(rpn=dict(max_per_img=50), rcnn=dict(score_thr=0.0, max_per_img=5))",
-        {"rectanglelabels", "polygonlabels"},
+        "model = dict(backbone=dict(depth=18), neck=dict(in_channels=[64, 128, 256, 512]), roi_head=dict(bbox_head=dict(num_classes=2)), "
+        "test_cfg=dict(rpn=dict(max_per_img=50), rcnn=dict(score_thr=0.0, max_per_img=5)))",
     ),
-    "MMYOLO": ("mmyolo/.mim/configs/yolov5/yolov5_n-v61_syncbn_fast_8xb16-300e_coco.py", f"bbox_head=dict(head_module=dict(num_classes=2)), {FEW}", {"rectanglelabels", "polygonlabels"}),
+    "mmyolo": ("mmyolo/.mim/configs/yolov5/yolov5_n-v61_syncbn_fast_8xb16-300e_coco.py", f"model = dict(bbox_head=dict(head_module=dict(num_classes=2)), {FEW})"),
+    "dbnet": ("mmocr/.mim/configs/textdet/dbnet/dbnet_resnet18_fpnc_1200e_icdar2015.py", OCR),
+    "crnn": ("mmocr/.mim/configs/textrecog/crnn/crnn_mini-vgg_5e_mj.py", ""),
 }  # fmt: skip
 
 
@@ -69,20 +97,47 @@ def runtime() -> venvs.Runtime:
     return found
 
 
-@pytest.mark.parametrize("family", CASES)
-def test_a_family_of_detectors(runtime: venvs.Runtime, tmp_path: Path, family: str) -> None:
-    base, changes, drawn = CASES[family]
-    config, checkpoint = tmp_path / "config.py", tmp_path / "weights.pth"
+@pytest.fixture(scope="module")
+def models(runtime: venvs.Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with NAME.py and NAME.pth of each config; the weights are what a network begins with."""
+    folder = tmp_path_factory.mktemp("models")
     (installed,) = runtime.path.glob("lib/python3*/site-packages")
-    config.write_text(f"_base_ = {str(installed / base)!r}\nmodel = dict({changes})\n")
-    stand = Stand(tmp_path / "home")
-    said = stand.run("init", "coco-detector", "--from", "mmdetection", "--root-dir", str(tmp_path))
+    for name, (base, changes) in CONFIGS.items():
+        (folder / f"{name}.py").write_text(f"_base_ = {str(installed / base)!r}\n{changes}\n")
+    paths = [folder / f"{name}.py" for name in CONFIGS]
+    run_there(runtime, CHECKPOINTS, *paths)
+    return folder
+
+
+def run_there(runtime: venvs.Runtime, code: str, *arguments: object) -> None:
+    """Run code that knows `labelloop_openmmlab` in the runtime."""
+    argv = [runtime.python, "-c", code, FAR_SIDE / "names", *map(str, arguments)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def backend(stand: Stand, runtime: venvs.Runtime, template: str) -> list[str]:
+    """The first arguments of `labelloop start` for a fresh backend."""
+    said = stand.run("init", "backend", "--from", template, "--root-dir", str(stand.home.parent))
     assert said.returncode == 0, said.stderr
-    paths = [FAR_SIDE / "examples", FAR_SIDE / "names", config, checkpoint]
-    subprocess.run([runtime.python, "-c", CHECKPOINT, *paths], check=True, capture_output=True)
-    arguments = ["coco-detector", "--root-dir", str(tmp_path), "--python", str(runtime.python)]
-    options = [f"config_file={config}", f"checkpoint_file={checkpoint}", "device=cpu", "score_threshold=0"]
-    with stand.serving(*arguments, "--with", *options) as caller:
+    return ["backend", "--root-dir", str(stand.home.parent), "--python", str(runtime.python)]
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("rtmdet_ins", {"rectanglelabels"}),
+        ("faster_rcnn", {"rectanglelabels", "polygonlabels"}),
+        ("mmyolo", {"rectanglelabels", "polygonlabels"}),
+    ],
+)
+def test_a_family_of_detectors(
+    runtime: venvs.Runtime, models: Path, tmp_path: Path, name: str, drawn: set[str]
+) -> None:
+    stand = Stand(tmp_path / "home")
+    files = [f"config_file={models / name}.py", f"checkpoint_file={models / name}.pth"]
+    command = [*backend(stand, runtime, "mmdetection"), "--with", *files, "device=cpu", "score_threshold=0"]
+    with stand.serving(*command) as caller:
         results = caller.predict([{"id": number, "data": {"image": PICTURE}} for number in range(2)], CONFIG)
     assert len(results) == 2
     regions = [region for one in results for region in one["result"]]
@@ -92,3 +147,37 @@ def test_a_family_of_detectors(runtime: venvs.Runtime, tmp_path: Path, family: s
             ("Round", "cube") if region["from_name"] == "box" else ("ball", "cube")
         )
         assert (region["original_width"], region["original_height"]) == (128, 96)
+
+
+def test_lines_of_text(runtime: venvs.Runtime, models: Path, tmp_path: Path) -> None:
+    stand = Stand(tmp_path / "home")
+    shared = tmp_path / "pictures"
+    shared.mkdir()
+    (shared / "receipt.png").write_bytes(page())
+    files = [f"det_config={models}/dbnet.py", f"det_ckpt={models}/dbnet.pth"]
+    files += [f"recog_config={models}/crnn.py", f"recog_ckpt={models}/crnn.pth", f"image_dir={shared}"]
+    command = [*backend(stand, runtime, "mmocr"), "--with", *files, "device=cpu", "score_threshold=0"]
+    inline = "data:image/png;base64," + base64.b64encode(page()).decode()
+    tasks = [{"id": 1, "data": {"image": "/data/upload/1/receipt.png"}}, {"id": 2, "data": {"image": inline}}]
+    with stand.serving(*command) as caller:
+        first, second = caller.predict(tasks, OCR_CONFIG)
+    assert len(first["result"]) == len(second["result"]), "the same picture, from the shared folder and from the task"
+    lines: dict[str, dict[str, Any]] = {}
+    for region in first["result"]:
+        lines.setdefault(region["id"], {})[region["from_name"]] = region
+        assert region["original_width"] == 128
+    assert lines, "a network that says anything finds something"
+    for line in lines.values():
+        assert {name: part["type"] for name, part in line.items()} == {
+            "place": "rectangle",
+            "kind": "labels",
+            "words": "textarea",
+        }
+        place = line["place"]["value"]
+        assert place.keys() == {"x", "y", "width", "height", "rotation"}
+        assert place.items() <= line["kind"]["value"].items()
+        assert place.items() <= line["words"]["value"].items()
+        assert line["kind"]["value"]["labels"] == ["Line"]
+        (text,) = line["words"]["value"]["text"]
+        assert isinstance(text, str)
+        assert 0 <= line["words"]["score"] <= 1

@@ -44,7 +44,7 @@ class Terminal:
         assert self.run("models", "add", str(model)).returncode == 0
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*PROGRAM, *arguments], env=self.environment, capture_output=True, text=True, timeout=90)
+        return subprocess.run([*PROGRAM, *arguments], env=self.environment, capture_output=True, text=True, timeout=180)
 
     @contextmanager
     def serving(self, *arguments: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:

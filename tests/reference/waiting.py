@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def wait(condition: Callable[[], Any], seconds: float = 60, *, every_s: float = 0.02, or_tell: Any = None) -> Any:
+def wait(condition: Callable[[], Any], seconds: float = 180, *, every_s: float = 0.02, or_tell: Any = None) -> Any:
     """What `condition` gives as soon as it is true. After `seconds` the test fails; `or_tell()` then says how things
     stand."""
     deadline = time.monotonic() + seconds

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
+import shutil
 import sys
+import tarfile
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from labelloop.core.errors import RuntimeSetupError
 from labelloop.runtimes import venvs
+from labelloop.runtimes.source import Build, can_compile_cuda, has_wheel
+from labelloop.runtimes.source import build_wheel as build_wheel_of
 
 
 def build_wheel(folder: Path, version: str) -> None:
@@ -105,13 +111,111 @@ def test_too_small_a_disk_is_told_before_anything_is_made(home: Path, monkeypatc
     assert venvs.look(home, "tiny").state == "missing"
 
 
+SETUP = """\
+import pathlib, shutil, sys, zipfile
+from setuptools import Command, setup
+
+
+class Wheel(Command):
+    user_options = [("dist-dir=", "d", "")]
+
+    def initialize_options(self):
+        self.dist_dir = None
+
+    def finalize_options(self):
+        pass
+
+    def egg2dist(self, egg_info, dist_info):  # what `pip download` asks of it
+        pathlib.Path(dist_info).mkdir()
+        shutil.copy(pathlib.Path(egg_info) / "PKG-INFO", pathlib.Path(dist_info) / "METADATA")
+
+    def run(self):
+        tries = pathlib.Path("tries")
+        tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+        print("[10/20] compiling", flush=True)
+        if len(tries.read_text()) == 1:
+            sys.exit("the compiler was killed")
+        folder = pathlib.Path(self.dist_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        info = "tinybuilt-1.0.dist-info"
+        files = {
+            "tinybuilt.py": "SAID = 'old'",
+            f"{info}/METADATA": "Metadata-Version: 2.1\\nName: tinybuilt\\nVersion: 1.0\\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+        }
+        files[f"{info}/RECORD"] = "".join(f"{name},,\\n" for name in [*files, f"{info}/RECORD"])
+        with zipfile.ZipFile(folder / "tinybuilt-1.0-py3-none-any.whl", "w") as wheel:
+            for name, text in files.items():
+                wheel.writestr(name, text)
+
+
+setup(name="tinybuilt", version="1.0", cmdclass={"bdist_wheel": Wheel})
+"""
+
+
+@pytest.mark.slow
+def test_a_package_without_a_wheel_is_built_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut short it goes on where it was, and what it built outlives the runtime."""
+    with tarfile.open(tmp_path / "wheels" / "tinybuilt-1.0.tar.gz", "w:gz") as archive:
+        info = "Metadata-Version: 2.1\nName: tinybuilt\nVersion: 1.0\n"
+        for name, text in {"setup.py": SETUP, "PKG-INFO": info}.items():
+            entry = tarfile.TarInfo(f"tinybuilt-1.0/{name}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    build = Build("tinybuilt==1.0", replaced=(("SAID = 'old'", "SAID = 'new'"),))
+    steps = (("tinything==1.0",), build, ("--no-deps", "--only-binary", "tinybuilt", "tinybuilt==1.0"))
+    pins = ("tinything==1.0", "tinybuilt==1.0")
+    monkeypatch.setattr(venvs, "RUNTIMES", {"tiny": venvs.Spec(pins, ("tinybuilt",), 1, "for this test", steps)})
+    told: list[str] = []
+    with pytest.raises(RuntimeSetupError, match="the compiler was killed"):
+        venvs.create(home, "tiny", progress=told.append)
+    assert "tiny: compiled 10 of 20 files" in told
+    told.clear()
+    made = venvs.create(home, "tiny", progress=told.append)
+    assert told[0].startswith("tiny: going on with")
+    assert "new" in next(made.path.rglob("tinybuilt.py")).read_text()
+    assert venvs.remove(home, "tiny")
+    assert has_wheel(build, home / "runtimes" / "tiny.built" / "wheels"), "it need not be built again"
+
+
+def test_mmcv_is_built_from_changed_source_where_no_wheel_is_given(tmp_path: Path) -> None:
+    (build,) = (step for step in venvs.RUNTIMES["openmmlab"].steps if isinstance(step, Build))
+    ran: list[tuple[list[str], dict[str, str]]] = []
+
+    def run(argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None) -> None:
+        ran.append((list(argv), dict(environment)))
+        if "download" in argv:
+            written = tmp_path / "mmcv-2.0.1" / "setup.py"
+            written.parent.mkdir()
+            written.write_text("args = ['-std=c++14']")
+            (tmp_path / "archives").mkdir()
+            with tarfile.open(tmp_path / "archives" / "mmcv-2.0.1.tar.gz", "w:gz") as archive:
+                archive.add(written, "mmcv-2.0.1/setup.py")
+            shutil.rmtree(written.parent)
+        elif "setup.py" in argv:
+            assert cwd is not None
+            assert "-std=c++17" in (cwd / "setup.py").read_text()
+            (tmp_path / "wheels").mkdir()
+            (tmp_path / "wheels" / f"mmcv-2.0.1-cp3{sys.version_info.minor}-linux.whl").touch()
+
+    wheels = build_wheel_of(build, python=Path("python"), folder=tmp_path, run=run)
+    tools, download, built = ran
+    assert tools[0][-3:] == ["setuptools<75", "wheel", "ninja"]
+    assert download[0][-1] == "mmcv==2.0.1"
+    assert {"--no-deps", "--no-build-isolation", "--no-binary"} <= set(download[0])
+    assert built == (
+        ["python", "setup.py", "bdist_wheel", "-d", str(wheels)],
+        {"MMCV_WITH_OPS": "1", "FORCE_CUDA": "1" if can_compile_cuda() else "0"},
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
         ("The virtual environment was not created successfully because ensurepip is not available.", "python3-venv"),
         ("WARNING: Retrying after connection broken by NewConnectionError(", "network"),
-        ("error: subprocess-exited-with-error", "half made is made anew"),
+        ("error: subprocess-exited-with-error", "goes on where it was"),
     ],
     ids=["disk full", "no ensurepip", "no network", "anything else"],
 )

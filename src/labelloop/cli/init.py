@@ -38,7 +38,7 @@ from {module} import {model}
 app = init_app(model_class={model})
 """
 
-EXAMPLES = {"mmdetection": "openmmlab"}
+EXAMPLES = {"mmdetection": "openmmlab", "mmocr": "openmmlab"}
 """Backends that come along, each with the runtime that it needs."""
 
 

@@ -20,7 +20,7 @@ def serve(
     models: Path = typer.Option(None, help="Folder of ONNX files to add; 7.onnx serves project 7."),
     host: str = typer.Option(None, help="Address to listen on (default: 127.0.0.1)."),
     port: int = typer.Option(None, "--port", "-p", help="Port; 0 takes a free one (default: 9090)."),
-    device: str = typer.Option(None, help="cpu, cuda, cuda:0, gpu:0 or auto (default: auto)."),
+    device: str = typer.Option(None, help="cpu, cuda, cuda:0, gpu:0, openvino or auto (default: auto)."),
     threads: int = typer.Option(None, help="Inferences at a time on the CPU (default: one per core)."),
     score_threshold: float = typer.Option(None, help="Draw regions from this score on (default: 0.3)."),
     labels_file: Path = typer.Option(None, help='JSON file {"model class": "project label"}; it wins over names.'),

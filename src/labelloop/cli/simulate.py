@@ -171,7 +171,7 @@ def _digest(*parts: Path | str | None) -> str:
 
 def _device(settings: Settings) -> str:
     """Where trainers work: they know no "auto"."""
-    return "cpu" if settings.device == "auto" else settings.device
+    return settings.device if settings.device.startswith("cuda") else "cpu"
 
 
 def _open_folder(out: Path, resume: bool) -> None:

@@ -11,7 +11,7 @@ def watch(
     forget: bool = typer.Option(False, "--forget", help="Stop watching these projects, everywhere; returns at once."),
     url: str = typer.Option(None, help="Address of Label Studio, with its sub-path.  [env: LABEL_STUDIO_URL]"),
     token: str = typer.Option(None, help="Personal access token or legacy token.  [env: LABEL_STUDIO_API_KEY]"),
-    device: str = typer.Option(None, help="cpu, cuda, cuda:0, gpu:0 or auto.  [default: auto]"),
+    device: str = typer.Option(None, help="cpu, cuda, cuda:0, gpu:0, openvino or auto.  [default: auto]"),
     log_level: str = typer.Option(None, help="debug, info, warning or error.  [default: info]"),
 ) -> None:
     """Watch PROJECTS until it is stopped: new tasks are pre-annotated within seconds, annotations become events."""

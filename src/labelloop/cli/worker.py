@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def worker(
     until_idle: bool = typer.Option(False, "--until-idle", help="End when no job waits any more."),
-    device: str = typer.Option(None, help="cpu, cuda, cuda:0, gpu:0 or auto.  [default: auto]"),
+    device: str = typer.Option(None, help="cpu, cuda, cuda:0, gpu:0, openvino or auto.  [default: auto]"),
     threads: int = typer.Option(None, help="Inferences at a time on the CPU.  [default: one per core]"),
     log_level: str = typer.Option(None, help="debug, info, warning or error.  [default: info]"),
 ) -> None:

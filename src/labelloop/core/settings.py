@@ -45,10 +45,12 @@ def parse_bytes(value: Any) -> Any:
 
 
 def parse_device(value: Any) -> Any:
-    """OpenMMLab writes `gpu:0` where ONNX Runtime and torch write `cuda:0`."""
+    """OpenMMLab writes `gpu:0` where ONNX Runtime and torch write `cuda:0`; what is behind `openvino:` is its own."""
     text = str(value).strip().lower()
+    if re.fullmatch(r"openvino(:[a-z0-9.]+)?", text):
+        return text
     if not re.fullmatch(r"auto|cpu|(cuda|gpu)(:[0-9]+)?", text):
-        raise ValueError(f"{value!r} is not a device; write cpu, cuda, cuda:0, gpu:0 or auto")
+        raise ValueError(f"{value!r} is not a device; write cpu, cuda, cuda:0, gpu:0, openvino or auto")
     return text.replace("gpu", "cuda")
 
 
@@ -163,7 +165,9 @@ class Settings(BaseModel):
         description="Class names, comma separated, for files that carry none.",
     )
     device: Device = Field(
-        "auto", validation_alias=_names("device", "ML_PROVIDER"), description="cpu, cuda, cuda:0, gpu:0 or auto."
+        "auto",
+        validation_alias=_names("device", "ML_PROVIDER"),
+        description="cpu, cuda, cuda:0, gpu:0, openvino or auto.",
     )
     threads: int = Field(
         0,

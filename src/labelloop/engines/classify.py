@@ -32,7 +32,7 @@ from labelloop.engines.base import EngineOptions, Wants
 from labelloop.engines.detect.prepare import Normaliser, Prepared, prepare
 from labelloop.engines.detect.recognise import metadata_names
 from labelloop.engines.labels import BACKGROUND, MISSING, placeholders
-from labelloop.engines.onnx import Model, OnnxModel, Signature, Tensor, as_float32, read_signature
+from labelloop.engines.onnx import Model, Signature, Tensor, as_float32, open_model, read_signature
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +85,7 @@ class ClassifyEngine:
         self, path: Path | None, card: ModelCard, options: EngineOptions, *, model: Model | None = None
     ) -> None:
         """`model` runs the tensors instead of the file at `path`."""
-        self._model = model or OnnxModel(_required(path, card), device=options.device)
+        self._model = model or open_model(_required(path, card), device=options.device, threads=max(1, options.threads))
         self._layout, self.card = recognise(self._model.signature, card)
         self._spec = self.card.input
         self._normaliser = Normaliser(self._spec, dtype=self._layout.image.dtype)
@@ -93,9 +93,9 @@ class ClassifyEngine:
         self._floor = FLOOR if card.score_threshold is None else min(FLOOR, card.score_threshold)
         self._real = [name not in (BACKGROUND, MISSING) for name in self.card.labels]
         self.classes = tuple(name for name, real in zip(self.card.labels, self._real, strict=True) if real)
-        on_gpu = self._model.device != "cpu"
+        on_gpu = self._model.device not in ("cpu", "openvino")
         self.parallel = 1 if on_gpu else max(1, options.threads)
-        self.urgent = 0 if on_gpu else self.parallel
+        self.urgent = self.parallel if self._model.device == "cpu" else 0
         self._fixed_batch = self._layout.image.fixed(0)
         self.max_batch = self._fixed_batch or options.max_batch or (MAX_BATCH_GPU if on_gpu else MAX_BATCH_CPU)
         self.input_size: Size | None = _decoded_size(self._spec)

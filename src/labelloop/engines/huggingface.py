@@ -212,7 +212,7 @@ def _device(wanted: str) -> str:
 
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted if torch.cuda.is_available() else "cpu"
+    return wanted if torch.cuda.is_available() and wanted.startswith("cuda") else "cpu"
 
 
 def _installed() -> None:

@@ -224,7 +224,7 @@ def _gpu(device: str) -> int | None:
     import onnxruntime as ort
 
     kind, _, number = device.partition(":")
-    if kind == "cpu":
+    if kind in ("cpu", "openvino"):  # rapidocr is told of its engine here alone, and ONNX Runtime is what we test
         return None
     if "CUDAExecutionProvider" in ort.get_available_providers():
         return int(number or 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +14,7 @@ import structlog
 from numpy.typing import NDArray
 
 from labelloop.core.errors import ModelError, ModelFailed
-from labelloop.engines.onnx_file import check_external_data, scan
+from labelloop.engines.onnx_file import check_external_data, scan, with_constant_weights
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -68,7 +69,7 @@ class Model(Protocol):
     def signature(self) -> Signature: ...
     @property
     def device(self) -> str:
-        """Where it runs: "cpu", "cuda:N" or "remote"."""
+        """Where it runs: "cpu", "cuda:N", "openvino" (with a device behind it) or "remote"."""
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         """Outputs in the order of the signature. Raises ModelFailed."""
@@ -86,7 +87,8 @@ class OnnxModel:
         """Raises ModelError when the file cannot be read, or wants to read files outside its folder."""
         contents = scan(path)
         check_external_data(path, contents.external)
-        self._session, self.device = _open(path, device, optimise=optimise)
+        lean = with_constant_weights(path) if optimise and not contents.external else None
+        self._session, self.device = _open(path, device, contents=lean, optimise=optimise)
         meta = self._session.get_modelmeta()
         self.signature = Signature(
             inputs=tuple(_tensor(node) for node in self._session.get_inputs()),
@@ -103,6 +105,21 @@ class OnnxModel:
             raise ModelFailed(f"The model raised: {error}") from error
 
 
+def open_model(path: Path, *, device: str, threads: int) -> Model:
+    """The file, opened by what `device` names: OpenVINO where it begins with "openvino" and is installed, else ONNX
+    Runtime. Raises ModelError."""
+    if not device.startswith("openvino"):
+        return OnnxModel(path, device=device)
+    if find_spec("openvino") is None:
+        log.warning(
+            "openvino-missing", wanted=device, using="cpu", hint="Install it: pip install 'labelloop[openvino]'."
+        )
+        return OnnxModel(path, device="cpu")
+    from labelloop.engines.openvino import OpenVinoModel
+
+    return OpenVinoModel(path, device=device, threads=threads)
+
+
 def read_signature(path: Path) -> Signature:
     """Inputs, outputs and metadata of the file, without optimising it or touching a GPU. Raises ModelError."""
     return OnnxModel(path, device="cpu", optimise=False).signature
@@ -113,7 +130,7 @@ def _tensor(node: ort.NodeArg) -> Tensor:
     return Tensor(name=node.name, shape=tuple(node.shape), dtype=_DTYPES.get(kind, kind))
 
 
-def _open(path: Path, device: str, *, optimise: bool) -> tuple[ort.InferenceSession, str]:
+def _open(path: Path, device: str, *, contents: bytes | None, optimise: bool) -> tuple[ort.InferenceSession, str]:
     import onnxruntime as ort  # here: 35 ms and tens of megabytes that a process without models need not pay
 
     options = ort.SessionOptions()
@@ -125,7 +142,7 @@ def _open(path: Path, device: str, *, optimise: bool) -> tuple[ort.InferenceSess
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     providers = _providers(device, ort.get_available_providers())
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(contents or str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exception classes share no public base
         raise ModelError(
             f"ONNX Runtime {ort.__version__} cannot load {path.name}: {error}",

@@ -37,6 +37,11 @@ CHILDREN: dict[str, dict[int, str]] = {
 }
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE = 1, 2, 4
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
+_GRAPH = 7
+_INITIALIZER, _INPUT = 5, 11
+_TENSOR_NAME, _VALUE_NAME = 8, 1
+_LARGEST = 1 << 30
+"""Larger files are left as they are: what is cut is held in memory."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -106,6 +111,54 @@ def check_external_data(path: Path, external: frozenset[str]) -> None:
                 f"{path.name} keeps weights in {location!r}, which is not there.",
                 hint="Put that file beside the model, or save the model as one file.",
             )
+
+
+def with_constant_weights(path: Path) -> bytes | None:
+    """The file without those inputs of the graph that are weights too; None when there are none of them.
+
+    Exporters of old list all weights among the inputs. That makes them defaults that a caller may replace, so ONNX
+    Runtime must not fold them: NanoDet-m took 30 to 36 ms of one core as it is, and 24 to 30 without them. Not for
+    files with external data; for those that `scan` could read.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        graph = next(((begin, stop) for field, begin, stop in _fields(data, 0, len(data)) if field == _GRAPH), None)
+        if graph is None or len(data) > _LARGEST:
+            return None
+        parts = list(_fields(data, *graph))
+        weights = {_name(data, begin, stop, _TENSOR_NAME) for field, begin, stop in parts if field == _INITIALIZER}
+        surplus = [
+            (_head(begin, stop), stop)
+            for field, begin, stop in parts
+            if field == _INPUT and _name(data, begin, stop, _VALUE_NAME) in weights
+        ]
+        if not surplus:
+            return None
+        kept, position = bytearray(), graph[0]
+        for begin, stop in surplus:
+            kept += data[position:begin]
+            position = stop
+        kept += data[position : graph[1]]
+        head = bytes([_GRAPH << 3 | _BYTES]) + _length(len(kept))
+        return b"".join((data[: _head(*graph)], head, kept, data[graph[1] :]))
+
+
+def _name(data: mmap.mmap, begin: int, stop: int, wanted: int) -> bytes:
+    return next((data[start:end] for field, start, end in _fields(data, begin, stop) if field == wanted), b"")
+
+
+def _head(begin: int, stop: int) -> int:
+    """Where a field begins whose contents lie in `begin` to `stop`: its tag is one byte, for fields below 16."""
+    return begin - len(_length(stop - begin)) - 1
+
+
+def _length(size: int) -> bytes:
+    """A number as protobuf writes it."""
+    written = bytearray()
+    while size > 0x7F:
+        written.append(size & 0x7F | 0x80)
+        size >>= 7
+    written.append(size)
+    return bytes(written)
 
 
 def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:

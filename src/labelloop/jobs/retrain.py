@@ -256,7 +256,7 @@ class Retrain:
             base=self._parts.training.registry.path(base) if base else None,
             base_card=base.card if base else None,
             threads=settings.threads or cpu_threads(),
-            device="cpu" if settings.device == "auto" else settings.device,
+            device=settings.device if settings.device.startswith("cuda") else "cpu",
             seed=options.seed,
             options=dict(options.trainer_options),
         )

@@ -1,40 +1,58 @@
 """OpenMMLab's packages in the one set of versions that still goes together: MMDetection, MMYOLO and MMOCR.
 
-mmcv has no wheel for a torch of today, so one must be given; torchvision's is for CUDA and is installed without its
+mmcv has no wheel for a torch of today: it is given, or built. torchvision's is for CUDA and is installed without its
 dependencies, because only its Python parts are used. imgaug wants a NumPy before 2, which is why all of it lives apart.
 """
 
 from __future__ import annotations
 
+from labelloop.runtimes.source import Build
+
 TORCH = "torch==2.13.0"
 MMCV = "mmcv==2.0.1"
-PACKAGES = ("mmdet==3.1.0", "mmyolo==0.6.0", "mmocr==1.0.1")
+PACKAGES = ("mmengine==0.10.7", "mmdet==3.1.0", "mmyolo==0.6.0", "mmocr==1.0.1", "imgaug==0.4.0")
 BESIDE = (
-    "mmengine==0.10.7",
     "numpy==1.26.4",
     "opencv-python-headless==4.11.0.86",
-    "imgaug==0.4.0",
+    "addict",
+    "imageio",
     "lmdb",
+    "matplotlib",
+    "packaging",
+    "pillow",
     "prettytable",
     "pyclipper",
     "pycocotools",
+    "pyyaml",
     "rapidfuzz",
+    "rich",
     "scikit-image",
     "scipy",
     "shapely",
+    "six",
+    "termcolor",
     "terminaltables",
+    "yapf",
 )
+"""What those want, by name: as their own dependencies they would bring a second OpenCV, which lies over the first one
+and asks for a screen's libraries."""
 
-REQUIREMENTS = (TORCH, "torchvision==0.28.0", MMCV, "mmengine==0.10.7", "numpy==1.26.4", *PACKAGES)
+REQUIREMENTS = (TORCH, "torchvision==0.28.0", MMCV, "numpy==1.26.4", *PACKAGES)
 """What is verified, and what the marker says was installed."""
 
 IMPORTS = ("torch", "mmcv.ops", "mmengine", "mmdet", "mmyolo", "mmocr")
 
 STEPS = (
-    ("setuptools<75", "wheel"),  # the packages' setup.py import pkg_resources
     (TORCH,),
-    ("--no-deps", "torchvision==0.28.0"),
-    (*BESIDE, MMCV),
-    ("--no-deps", *PACKAGES),
+    BESIDE,
+    Build(
+        MMCV,
+        tools=("setuptools<75", "wheel", "ninja"),  # its setup.py imports pkg_resources; ninja can go on where it was
+        replaced=(("-std=c++14", "-std=c++17"),),  # torch's headers want it
+        environment=(("MMCV_WITH_OPS", "1"),),
+        gpu=("FORCE_CUDA", "1", "0"),
+        minutes=20,
+    ),
+    ("--no-deps", "--only-binary", "mmcv", "torchvision==0.28.0", MMCV, *PACKAGES),
 )
-"""Arguments of `pip install`, one after the other."""
+"""Arguments of `pip install`, one after the other, and what is built in between."""

@@ -13,33 +13,36 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from labelloop.core.errors import RuntimeSetupError
-from labelloop.runtimes import openmmlab
+from labelloop.runtimes import openmmlab, source
 from labelloop.runtimes.processes import inherited_environment, tail
+from labelloop.runtimes.source import Build
 
 Progress = Callable[[str], None]
 State = Literal["missing", "incomplete", "outdated", "ready"]
 
 MARKER = "runtime.json"
+DONE = "steps.json"
+"""In a runtime that is being made: the steps that are done, so that the next attempt goes on behind them."""
+
+Step = tuple[str, ...] | Build
 
 
 class Spec(NamedTuple):
     """One row of the table. `requirements` are exact pins; `imports` must succeed for the runtime to count as made.
 
-    `steps` are arguments of `pip install`, in order, where one call cannot do it. `wheels` are packages among the pins
-    that no index has: a folder with them must be given.
+    `steps` are arguments of `pip install`, and packages to build, in order, where one call cannot do it.
     """
 
     requirements: tuple[str, ...]
     imports: tuple[str, ...]
     disk_bytes: int
     purpose: str
-    steps: tuple[tuple[str, ...], ...] = ()
-    wheels: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
 
 
 class Runtime(NamedTuple):
@@ -66,9 +69,8 @@ RUNTIMES = {
         requirements=openmmlab.REQUIREMENTS,
         imports=openmmlab.IMPORTS,
         disk_bytes=4_000_000_000,
-        purpose="MMDetection and MMYOLO, for labelloop init --from mmdetection",
+        purpose="MMDetection, MMYOLO and MMOCR",
         steps=openmmlab.STEPS,
-        wheels=("mmcv",),
     ),
 }
 """Every runtime labelloop knows how to make."""
@@ -128,7 +130,7 @@ def create(
     home: Path, name: str, *, progress: Progress, fresh: bool = False, find_links: Path | None = None
 ) -> Runtime:
     """Make a runtime, or return the one that is there; `fresh` makes it anew in any case. `find_links` is a folder of
-    wheels that pip looks into first.
+    wheels that pip looks into first. One that was cut short goes on where it was.
 
     Two processes may call this at a time: the second waits and finds it made. Raises RuntimeSetupError with the last
     lines of pip's log and its path.
@@ -139,8 +141,7 @@ def create(
             runtime = check(home, name)
         if runtime.state == "ready" and not fresh:
             return runtime
-        _require_wheels(runtime, find_links)
-        if runtime.state != "missing":
+        if runtime.state != "missing" and (fresh or not _half_made(runtime)):
             progress(f"{name}: removing what is there ({runtime.state})")
             shutil.rmtree(runtime.path)
         _make(runtime, progress, find_links)
@@ -205,33 +206,71 @@ def _complaint(runtime: Runtime) -> str:
     return lines[-1] if done.returncode else ""
 
 
-def _require_wheels(runtime: Runtime, find_links: Path | None) -> None:
-    for package in runtime.spec.wheels:
-        if find_links is None or not any(find_links.glob(f"{package}-*.whl")):
-            raise RuntimeSetupError(
-                f"The runtime {runtime.name} needs a wheel of {package}, which no index has.",
-                hint=f"Build it once, and give its folder: labelloop runtimes create {runtime.name} --find-links DIR",
-            )
+def _half_made(runtime: Runtime) -> bool:
+    """Whether we were cut short while making it, as it is wanted now."""
+    return runtime.state == "incomplete" and 0 < _done(runtime) < len(_steps(runtime.spec))
+
+
+def _steps(spec: Spec) -> tuple[Step, ...]:
+    return spec.steps or (spec.requirements,)
+
+
+def _done(runtime: Runtime) -> int:
+    """How many steps were done by an earlier attempt; 0 when those were other steps."""
+    try:
+        done = json.loads((runtime.path / DONE).read_text())
+    except (OSError, json.JSONDecodeError):
+        return 0
+    return len(done) if done == _plain(_steps(runtime.spec))[: len(done)] else 0
+
+
+def _plain(steps: Sequence[Step]) -> list[list[object]]:
+    """As JSON gives them back."""
+    plain: list[list[object]] = json.loads(json.dumps(steps))
+    return plain
 
 
 def _make(runtime: Runtime, progress: Progress, find_links: Path | None) -> None:
-    log = runtime.path.parent / f"{runtime.name}.log"
-    log.unlink(missing_ok=True)
-    _require_space(runtime)
-    python = getattr(sys, "_base_executable", sys.executable)  # a venv made by a venv would depend on it
-    progress(f"{runtime.name}: making a virtual environment in {runtime.path}")
-    _run([python, "-m", "venv", str(runtime.path)], log=log, runtime=runtime, progress=progress)
-    progress(f"{runtime.name}: installing {', '.join(runtime.spec.requirements)} (some minutes; log: {log})")
+    log, done, steps = runtime.path.parent / f"{runtime.name}.log", _done(runtime), _steps(runtime.spec)
+    if not done:
+        log.unlink(missing_ok=True)
+        _require_space(runtime)
+        python = getattr(sys, "_base_executable", sys.executable)  # a venv made by a venv would depend on it
+        progress(f"{runtime.name}: making a virtual environment in {runtime.path}")
+        _run([python, "-m", "venv", str(runtime.path)], log=log, runtime=runtime, progress=progress)
+    doing = "going on with" if done else "installing"
+    progress(f"{runtime.name}: {doing} {', '.join(runtime.spec.requirements)} (some minutes; log: {log})")
     pip = [str(runtime.python), "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
-    links = ["--find-links", str(find_links)] if find_links is not None else []
-    for step in runtime.spec.steps or (runtime.spec.requirements,):
-        _run([*pip, *links, *step], log=log, runtime=runtime, progress=progress)
+    links = [find_links.resolve()] if find_links is not None else []
+    for number, step in enumerate(steps):
+        if isinstance(step, Build):
+            links += _built(step, runtime, links, log=log, progress=progress)
+        elif number >= done:
+            given = [word for folder in links for word in ("--find-links", str(folder))]
+            _run([*pip, *given, *step], log=log, runtime=runtime, progress=progress)
+        (runtime.path / DONE).write_text(json.dumps(_plain(steps[: max(done, number + 1)])))
     if complaint := _complaint(runtime):
         raise RuntimeSetupError(
             f"The runtime {runtime.name} was installed and does not work: {complaint}.", hint=f"pip's log: {log}."
         )
     _write_marker(runtime)
     progress(f"{runtime.name}: ready")
+
+
+def _built(build: Build, runtime: Runtime, links: list[Path], *, log: Path, progress: Progress) -> list[Path]:
+    """The folder with the wheel that we built, now or earlier; none where one was given. It stays when the runtime is
+    removed: it is what takes long."""
+    folder = runtime.path.parent / f"{runtime.name}.built"
+    if source.has_wheel(build, *links):
+        return []
+    if not source.has_wheel(build, folder / "wheels"):
+        progress(f"{runtime.name}: building {build.requirement}, some {build.minutes} minutes of one core")
+
+        def run(argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None) -> None:
+            _run(argv, log=log, runtime=runtime, progress=progress, environment=environment, cwd=cwd)
+
+        source.build_wheel(build, python=runtime.python, folder=folder, run=run)
+    return [folder / "wheels"]
 
 
 def _require_space(runtime: Runtime) -> None:
@@ -244,12 +283,26 @@ def _require_space(runtime: Runtime) -> None:
         )
 
 
-def _run(argv: list[str], *, log: Path, runtime: Runtime, progress: Progress) -> None:
+def _run(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    runtime: Runtime,
+    progress: Progress,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> None:
     """Run one step with its output in `log`, telling now and then what it is at."""
     with (
         log.open("a") as file,
         subprocess.Popen(
-            argv, env=_pip_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            argv,
+            env=_pip_environment() | dict(environment or {}),
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         ) as process,
     ):
         try:
@@ -272,7 +325,9 @@ def _worth_telling(line: str) -> str:
     if line.startswith("Installing collected packages"):
         return f"unpacking {line.count(',') + 1} packages"
     found = re.match(r"\s*Downloading (\S+?)-[^-\s/]+-\S+ \(([\d.]+ [MG]B)\)", line)
-    return f"downloading {found[1].rpartition('/')[2]} ({found[2]})" if found else ""
+    if found:
+        return f"downloading {found[1].rpartition('/')[2]} ({found[2]})"
+    return source.worth_telling(line)
 
 
 def _advice(text: str, runtime: Runtime) -> str:
@@ -282,7 +337,7 @@ def _advice(text: str, runtime: Runtime) -> str:
         return "Python's venv module is not installed: on Debian and Ubuntu, apt install python3-venv."
     if re.search(r"NewConnectionError|Temporary failure in name resolution|Could not find a version|ReadTimeout", text):
         return "pip could not reach a package index: check the network, a proxy, or PIP_INDEX_URL, and run it again."
-    return "Run the command again when that is mended; what is half made is made anew."
+    return "Run the command again when that is mended: it goes on where it was."
 
 
 def _pip_environment() -> dict[str, str]:

@@ -6,13 +6,22 @@ Boxes go to RectangleLabels; masks to PolygonLabels and BrushLabels. Which of th
 `predicted_values` in the label config, else by name, or as `labels_file` says ({"model class": "label"} in JSON).
 """
 
-import functools
 import json
 import os
 import threading
 
 from label_studio_ml.model import LabelStudioMLBase
 from label_studio_sdk.converter.brush import mask2rle
+from labelloop_openmmlab import (
+    build,
+    classes_of,
+    device_of,
+    infer,
+    load_checkpoint,
+    outlines_of,
+    read_config,
+    read_picture,
+)
 
 LOADED = {}
 LOADING = threading.Lock()
@@ -35,8 +44,7 @@ class MMDetection(LabelStudioMLBase):
             raise ValueError("give both: --with config_file=CONFIG.py checkpoint_file=WEIGHTS.pth")
         self.image_dir = image_dir
         self.score_threshold = float(score_threshold)
-        self.model = load(str(config_file), str(checkpoint_file), str(device).replace("gpu", "cuda"), bool(trust))
-        self.classes = list(self.model.dataset_meta["classes"])
+        self.model, self.classes = load(str(config_file), str(checkpoint_file), device_of(device), bool(trust))
         self.controls = self._controls(labels_file)
 
     def _controls(self, labels_file):
@@ -65,20 +73,12 @@ class MMDetection(LabelStudioMLBase):
         return [{"result": self._draw(*pair)} for pair in zip(answers, pictures)]
 
     def _read(self, task, field):
-        import cv2
-        import numpy as np
-
         url = task["data"][field]
         shared = os.path.join(self.image_dir, os.path.basename(url)) if self.image_dir else ""
-        path = shared if os.path.exists(shared) else self.get_local_path(url, task_id=task.get("id"))
-        with open(path, "rb") as file:
-            picture = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)  # upright, as EXIF says
-        if picture is None:
-            raise ValueError(f"{url} is no picture")
-        return picture
+        return read_picture(shared if os.path.exists(shared) else self.get_local_path(url, task_id=task.get("id")))
 
     def _draw(self, answer, picture):
-        found = answer.pred_instances.cpu()
+        found = answer.pred_instances
         masks = found.masks.numpy() if "masks" in found else [None] * len(found)
         rows = zip(found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist(), masks)
         result = []
@@ -118,83 +118,12 @@ def values(tag, box, mask, shape):
     return [{"points": [[100 * x / width, 100 * y / height] for x, y in points]} for points in outlines]
 
 
-def outlines_of(mask):
-    """The outer outlines of a mask's parts, in pixels."""
-    import cv2
-
-    found, _ = cv2.findContours(mask.astype("uint8"), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    return [contour[:, 0].tolist() for contour in found if len(contour) > 2 and cv2.contourArea(contour) >= 4]
-
-
-def infer(model, pictures):
-    import warnings
-
-    from mmdet.apis import inference_detector
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return inference_detector(model, pictures)
-
-
 def load(config_file, checkpoint_file, device, trust):
-    """One network for all projects of this process."""
+    """One network, with its classes, for all projects of this process."""
     key = (config_file, checkpoint_file, device)
     with LOADING:
         if key not in LOADED:
-            LOADED[key] = _load(*key, trust=trust)
+            config = read_config(config_file)
+            weights, meta = load_checkpoint(checkpoint_file, trust)
+            LOADED[key] = build(config, weights, device), classes_of(meta, config)
         return LOADED[key]
-
-
-def _load(config_file, checkpoint_file, device, *, trust):
-    import torch
-
-    define_operators(torch)
-    from mmdet.apis import init_detector
-    from mmengine.config import Config
-
-    config = Config.fromfile(config_file)
-    if config.get("default_scope") == "mmyolo":
-        import mmyolo  # noqa: F401 - registers its models
-        from mmyolo.utils import register_all_modules
-
-        register_all_modules(init_default_scope=True)
-    forget_initial_weights(config.model)
-    plain_load = torch.load
-    torch.load = functools.partial(plain_load, weights_only=not trust)
-    try:
-        return init_detector(config, checkpoint_file, device=device, palette="random")
-    except Exception as error:
-        if "weights_only" in str(error) or "WeightsUnpickler" in str(error):
-            raise ValueError(
-                f"{checkpoint_file} holds more than weights, which loading would run. If you trust where it comes "
-                "from: --with trust=true"
-            ) from error
-        raise
-    finally:
-        torch.load = plain_load
-
-
-def forget_initial_weights(part):
-    """Backbones name weights to download and begin with; the checkpoint has them all."""
-    if isinstance(part, dict):
-        if isinstance(part.get("init_cfg"), dict) and "checkpoint" in part["init_cfg"]:
-            part["init_cfg"] = None
-        for value in part.values():
-            forget_initial_weights(value)
-
-
-def define_operators(torch):
-    """torchvision registers shapes for operators that its CPU-less build does not bring: they must be known to torch
-    before it is imported. None of them is run: mmcv has its own."""
-    signatures = (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, "
-        "int sampling_ratio, bool aligned) -> Tensor",
-    )
-    if "operators" not in LOADED:
-        LOADED["operators"] = torch.library.Library("torchvision", "FRAGMENT")
-        for signature in signatures:
-            try:
-                LOADED["operators"].define(signature)
-            except RuntimeError:  # a torchvision that brings it
-                return

@@ -20,7 +20,7 @@ from labelloop.engines.detect.head import Found
 from labelloop.engines.detect.prepare import Normaliser, Prepared, prepare, resized
 from labelloop.engines.detect.recognise import image_input, recognise
 from labelloop.engines.labels import BACKGROUND, MISSING
-from labelloop.engines.onnx import Model, OnnxModel, read_signature
+from labelloop.engines.onnx import Model, open_model, read_signature
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ class DetectEngine:
         self, path: Path | None, card: ModelCard, options: EngineOptions, *, model: Model | None = None
     ) -> None:
         """`model` runs the tensors instead of the file at `path`."""
-        self._model = model or OnnxModel(_required(path, card), device=options.device)
+        self._model = model or open_model(_required(path, card), device=options.device, threads=max(1, options.threads))
         self._head, self.card = recognise(self._model.signature, card)
         self._image = image_input(self._model.signature, card)
         self._spec = self.card.input
@@ -63,9 +63,10 @@ class DetectEngine:
         self._warned = False
         self._real = np.array([name not in (BACKGROUND, MISSING) for name in self.card.labels])
         self.classes = tuple(name for name, real in zip(self.card.labels, self._real, strict=True) if real)
-        on_gpu = self._model.device != "cpu"
+        on_gpu = self._model.device not in ("cpu", "openvino")
         self.parallel = 1 if on_gpu else max(1, options.threads)
-        self.urgent = 0 if on_gpu else self.parallel  # a GPU does one after the other, whoever asks
+        # a GPU does one after the other, whoever asks, and OpenVINO's threads are its own
+        self.urgent = self.parallel if self._model.device == "cpu" else 0
         self._fixed_batch = self._batch_of_file()
         self.max_batch = self._fixed_batch or options.max_batch or (MAX_BATCH_GPU if on_gpu else MAX_BATCH_CPU)
         self.input_size = Size(*self._spec.size_wh) if self._spec.size_wh else None
