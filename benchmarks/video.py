@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from labelloop.app import assemble, close
 from labelloop.core.cards import ModelCard
 from labelloop.core.pictures import Picture
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--tracker", default="bytetrack")
     parser.add_argument("--every", type=int, default=1)
     arguments = parser.parse_args()
+    cv2.setNumThreads(1)  # as the server does
     film = describe(arguments.film)
     with tempfile.TemporaryDirectory() as home:
         settings = read_settings(

@@ -39,7 +39,7 @@ def test_ctrl_c_leaves_the_job_running_and_cancel_ends_it(terminal: Terminal) ->
     )
     wait(lambda: sum(terminal.stored()) > 0)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     (job,) = set(re.findall(r"Job ([0-9a-f]{8})", said))
     assert f"labelloop jobs show {job} --follow" in said

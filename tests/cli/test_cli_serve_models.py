@@ -49,7 +49,7 @@ def serving(environment: dict[str, str], *arguments: str, cwd: Path) -> Iterator
         yield found[0], process
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def run(environment: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:

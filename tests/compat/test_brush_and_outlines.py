@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import labelloop.compat
+from reference.brush import decode_rle
 
 FAR_SIDE = Path(labelloop.compat.__file__).parent
 
@@ -30,27 +31,8 @@ def backend() -> Iterator[ModuleType]:
     yield module
     sys.path.remove(str(FAR_SIDE / "names"))
     for name in set(sys.modules) - before:
-        if name.startswith("label_studio"):
+        if name.startswith(("label_studio", "labelloop_openmmlab")):
             del sys.modules[name]
-
-
-def decode_rle(code: list[int]) -> list[int]:
-    """The bytes of a run-length code of rle-pack, read bit by bit as its description says."""
-    bits = "".join(format(byte, "08b") for byte in code)
-    at = 0
-
-    def take(count: int) -> int:
-        nonlocal at
-        at += count
-        return int(bits[at - count : at], 2)
-
-    size, word = take(32), take(5) + 1
-    runs = [take(4) + 1 for _ in range(4)]
-    values: list[int] = []
-    while len(values) < size:
-        same, length = take(1), take(runs[take(2)]) + 1
-        values += [take(word)] * length if same else [take(word) for _ in range(length)]
-    return values
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,19 @@ def test_weights_among_the_inputs_are_taken_for_constants(shared: Path) -> None:
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+def test_files_of_before_weights_could_be_anything_else_are_left_alone(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(VALUE, "weight")
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, VALUE.shape) for name in ("x", "weight")]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, VALUE.shape)
+    graph = helper.make_graph([helper.make_node("Add", ["x", "weight"], ["y"])], "g", inputs, [output], [weight])
+    for version, cut in ((3, False), (8, True)):
+        path = tmp_path / f"{version}.onnx"
+        model = helper.make_model(graph, ir_version=version, opset_imports=[helper.make_opsetid("", 8)])
+        onnx.save(model, path)
+        assert (with_constant_weights(path) is not None) == cut
+        np.testing.assert_array_equal(OnnxModel(path).run({"x": VALUE})[0], 2 * VALUE)
+
+
 @pytest.mark.parametrize("model", ["yolox_nano_416", "deimv2_atto_320"])
 def test_files_without_such_inputs_are_left_alone(shared: Path, model: str) -> None:
     assert with_constant_weights(shared / "data/models" / f"{model}.onnx") is None

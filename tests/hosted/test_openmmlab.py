@@ -6,7 +6,6 @@ Needs the runtime: labelloop runtimes create openmmlab --find-links ../shared/op
 from __future__ import annotations
 
 import base64
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
-from labelloop.core.settings import read_settings
-from labelloop.engines.isolated import FAR_SIDE
 from labelloop.runtimes import venvs
+from reference.brush import decode_rle
+from reference.openmmlab import make_models, runtime
 from reference.running_server import jpeg
 from reference.stand import Stand
 
-pytestmark = [pytest.mark.openmmlab, pytest.mark.slow, pytest.mark.xdist_group("openmmlab")]
+__all__ = ["runtime"]
+
+pytestmark = [pytest.mark.openmmlab, pytest.mark.slow]
 
 PICTURE = "data:image/jpeg;base64," + base64.b64encode(jpeg(128, 96)).decode()
 
@@ -46,30 +47,6 @@ OCR_CONFIG = (
     '<TextArea name="words" toName="img" perRegion="true"/></View>'
 )
 
-CHECKPOINTS = """
-import sys, torch
-sys.path.append(sys.argv[1])
-from labelloop_openmmlab import read_config
-from mmengine.registry import MODELS
-for path in sys.argv[2:]:
-    torch.manual_seed(0)
-    model = MODELS.build(read_config(path).model)
-    if hasattr(model, "det_head"):  # DBNet: nearly one half everywhere. A fifth of a page shall be text, not in a grid
-        head = model.eval().det_head.binarize
-        for layer in (head[3], head[6]):
-            layer.weight.data[:] = layer.weight.data.mean((2, 3), keepdim=True)
-        head[6].weight.data.mul_(100)
-        page = torch.full((1, 3, 192, 256), 2.0)
-        page[:, :, 40:60, 20:200] = page[:, :, 100:120, 20:120] = -1.5
-        with torch.no_grad():
-            head[6].bias.data -= head(model.extract_feat(page)).quantile(0.8)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d) and module.out_channels == 4 and module.bias is not None:
-            module.bias.data.fill_(2.0)  # distances from the centre: boxes that are there
-    meta = {"dataset_meta": {"classes": ["ball", "cube"]}}
-    torch.save({"state_dict": model.state_dict(), "meta": meta}, path.replace(".py", ".pth"))
-"""
-
 FEW = "test_cfg=dict(nms_pre=30, max_per_img=5, score_thr=0.0)"
 OCR = (
     "test_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),"
@@ -77,7 +54,7 @@ OCR = (
     "meta_keys=('ori_shape', 'img_shape', 'scale_factor'))]))"
 )
 CONFIGS = {
-    "rtmdet_ins": ("mmdet/.mim/configs/rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py", f"model = dict(bbox_head=dict(num_classes=2), {FEW})"),
+    "rtmdet_ins": ("mmdet/.mim/configs/rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py", f"model = dict(bbox_head=dict(num_classes=2), {FEW[:-1]}, mask_thr_binary=0.0))"),  # all of the picture
     "faster_rcnn": (
         "mmdet/.mim/configs/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
         "model = dict(backbone=dict(depth=18), neck=dict(in_channels=[64, 128, 256, 512]), roi_head=dict(bbox_head=dict(num_classes=2)), "
@@ -90,30 +67,10 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module")
-def runtime() -> venvs.Runtime:
-    found = venvs.look(read_settings().home, "openmmlab")
-    if found.state != "ready":
-        pytest.skip("no runtime: labelloop runtimes create openmmlab --find-links ../shared/openmmlab/wheels")
-    return found
-
-
-@pytest.fixture(scope="module")
 def models(runtime: venvs.Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with NAME.py and NAME.pth of each config; the weights are what a network begins with."""
     folder = tmp_path_factory.mktemp("models")
-    (installed,) = runtime.path.glob("lib/python3*/site-packages")
-    for name, (base, changes) in CONFIGS.items():
-        (folder / f"{name}.py").write_text(f"_base_ = {str(installed / base)!r}\n{changes}\n")
-    paths = [folder / f"{name}.py" for name in CONFIGS]
-    run_there(runtime, CHECKPOINTS, *paths)
+    make_models(runtime, folder, CONFIGS, classes=("ball", "cube"))
     return folder
-
-
-def run_there(runtime: venvs.Runtime, code: str, *arguments: object) -> None:
-    """Run code that knows `labelloop_openmmlab` in the runtime."""
-    argv = [runtime.python, "-c", code, FAR_SIDE / "names", *map(str, arguments)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
 
 
 def backend(stand: Stand, runtime: venvs.Runtime, template: str) -> list[str]:
@@ -126,7 +83,7 @@ def backend(stand: Stand, runtime: venvs.Runtime, template: str) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "drawn"),
     [
-        ("rtmdet_ins", {"rectanglelabels"}),
+        ("rtmdet_ins", {"rectanglelabels", "polygonlabels", "brushlabels"}),
         ("faster_rcnn", {"rectanglelabels", "polygonlabels"}),
         ("mmyolo", {"rectanglelabels", "polygonlabels"}),
     ],
@@ -147,6 +104,8 @@ def test_a_family_of_detectors(
             ("Round", "cube") if region["from_name"] == "box" else ("ball", "cube")
         )
         assert (region["original_width"], region["original_height"]) == (128, 96)
+        if region["type"] == "brushlabels":
+            assert bytes(decode_rle(region["value"]["rle"])) == b"\xff" * (4 * 128 * 96)
 
 
 def test_lines_of_text(runtime: venvs.Runtime, models: Path, tmp_path: Path) -> None:

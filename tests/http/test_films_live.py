@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from labelloop.core.cards import ModelCard
 from labelloop.core.regions import Size
+from labelloop.core.settings import read_settings
 from labelloop.labelstudio.video import decode_track
+from labelloop.serving.models import add_model
 from labelloop.testing import FakeLabelStudio
 from labelloop.video.lifespans import boxes_by_frame
-from reference.film_scene import FILM_CONFIG, HEIGHT, SIDE, WIDTH, SquareEngine, across, write_scene
+from reference.film_scene import FILM_CONFIG, HEIGHT, SIDE, WIDTH, ColourEngine, SquareEngine, across, write_scene
 from reference.running_server import Backend, Start
 
 CONFIG = FILM_CONFIG.format(rate=25)
@@ -113,6 +116,45 @@ def test_who_hangs_up_ends_the_work(serve: Callable[..., Backend], tmp_path: Pat
 
 def _is_busy(backend: Backend) -> bool:
     return backend.parts.predictor._in_flight > 0
+
+
+# --- a classifier -----------------------------------------------------------------------------------------------------
+
+TIMELINE = """<View><TimelineLabels name="when" toName="film"><Label value="Red" predicted_values="red"/>
+<Label value="Blue" predicted_values="blue" score_threshold="{threshold}"/><Label value="Nobody's"/></TimelineLabels>
+<Video name="film" value="$video" frameRate="{rate}"/></View>"""
+
+
+@pytest.mark.parametrize(("rate", "red", "blue"), [(25, (11, 60), (31, 100)), (50, (21, 120), (61, 200))])
+def test_stretches_that_show_a_class_are_on_the_timeline(
+    start: Start, tmp_path: Path, rate: int, red: tuple[int, int], blue: tuple[int, int]
+) -> None:
+    backend = start(engine=ColourEngine(), models=(), local_files_root=tmp_path)
+    card = ModelCard(name="colours", engine="empty", task="classify", labels=ColourEngine.classes)
+    add_model(backend.parts.store.registry, None, card, read_settings(home=backend.home))
+    backend.parts.store.registry.bind(1, "colours", reason="test")
+    backend.parts.projects.refresh()
+    ways = {
+        "red": lambda n: (20, 20) if 10 < n <= 60 and n != 33 else None,
+        "blue": lambda n: (200, 100) if n > 30 else None,
+    }
+    film = task(write_scene(tmp_path / "a.mp4", frames=100, ways=ways))
+    config = TIMELINE.format(rate=rate, threshold=0.3)
+    version = backend.setup(1, config=config)
+    (answer,) = backend.predict([film], config=config).json()["results"]
+    assert answer["model_version"] == version
+    said = [(item["type"], item["value"]["timelinelabels"], item["value"]["ranges"]) for item in answer["result"]]
+    assert said == [
+        ("timelinelabels", ["Red"], [{"start": red[0], "end": red[1]}]),
+        ("timelinelabels", ["Blue"], [{"start": blue[0], "end": blue[1]}]),
+    ]
+    assert {(item["from_name"], item["to_name"]) for item in answer["result"]} == {("when", "film")}
+    assert len({item["id"] for item in answer["result"]}) == 2
+    assert [item["score"] for item in answer["result"]] == pytest.approx([0.9, 0.9])
+    strict = TIMELINE.format(rate=rate, threshold=0.95)
+    assert backend.setup(1, config=strict) != version, "another threshold draws something else"
+    (answer,) = backend.predict([film], config=strict).json()["results"]
+    assert [item["value"]["timelinelabels"] for item in answer["result"]] == [["Red"]]
 
 
 # --- a drawn box ------------------------------------------------------------------------------------------------------

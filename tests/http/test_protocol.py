@@ -227,7 +227,7 @@ def test_setup_and_health_answer_while_weights_load(start, studio) -> None:
     let_go = threading.Event()
 
     def load(_version: Any) -> FakeEngine:
-        assert let_go.wait(10)
+        assert let_go.wait(60)
         return FakeEngine()
 
     backend = start(load=load)
@@ -427,7 +427,7 @@ def test_the_old_version_serves_while_the_new_one_loads(start, studio) -> None:
     let_go = threading.Event()
 
     def load(version: Any) -> FakeEngine:
-        assert version.name == "cars" or let_go.wait(10)
+        assert version.name == "cars" or let_go.wait(60)
         return FakeEngine()
 
     backend = start(load=load, models=("cars", "dogs"))

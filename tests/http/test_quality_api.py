@@ -122,16 +122,16 @@ def test_reading_blocks_nobody_is_shared_and_bounded(
     def slowly(ask: Ask, path: str, answer: Callable[[], Response]) -> Response:
         if path == "/api/tasks":
             reading.release()
-            gate.wait(10)
+            gate.wait(60)
         return answer()
 
     studio.around = slowly
     with ThreadPoolExecutor(3) as people:
         try:
             same = [people.submit(ask, backend, reviewed) for _ in range(2)]
-            assert reading.acquire(timeout=10)
+            assert reading.acquire(timeout=60)
             other = people.submit(ask, backend, reviewed, mistakes="false")
-            assert reading.acquire(timeout=10)
+            assert reading.acquire(timeout=60)
             third = ask(backend, reviewed, limit="1")
             assert (third.status_code, third.json()["error"]) == (503, "overloaded")
             assert backend.http.get("/health").status_code == 200

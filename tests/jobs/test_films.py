@@ -6,24 +6,31 @@ import itertools
 import re
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from fractions import Fraction
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import av
+import msgspec
 import pytest
+import sqlalchemy as sa
+from rich.console import Console
 
 from jobs.desk import Desk, to_the_end
+from labelloop.cli.watching import summarise
 from labelloop.core.errors import JobLost
-from labelloop.core.pictures import Picture
-from labelloop.core.regions import Region, Size, Whole
+from labelloop.core.regions import Size
+from labelloop.jobs.figures import figures_of
 from labelloop.jobs.patience import Cancelled, Interrupted
 from labelloop.labelstudio.video import decode_track
-from labelloop.store.films import FilmParts, film_progress
+from labelloop.store import schema
+from labelloop.store.films import KEPT, FilmParts, film_progress
 from labelloop.store.pages import Mark, Pages
 from labelloop.testing import FakeLabelStudio
 from labelloop.video.lifespans import boxes_by_frame
-from reference.film_scene import FILM_CONFIG, HEIGHT, SIDE, WIDTH, SquareEngine, across, write_scene
+from reference.film_scene import FILM_CONFIG, HEIGHT, SIDE, WIDTH, ColourEngine, SquareEngine, across, write_scene
 from reference.films import turned
 
 FILM = Size(WIDTH, HEIGHT)
@@ -217,6 +224,17 @@ def test_a_job_goes_on_at_the_frame(
     assert kept is not None
     assert (kept.task_id, kept.frames_count) == (task, 120)
     assert 20 < kept.frame < 120
+    figures = figures_of(desk.store.engine, desk.store.jobs.get(job.id))
+    (film,) = figures.films
+    assert (film.task_id, film.frame, film.frames_count) == (task, kept.frame, 120)
+    assert film.frames_per_s is not None
+    assert film.eta_s == pytest.approx((120 - film.frame) / film.frames_per_s, rel=0.1, abs=0.1)
+    assert (figures.done, figures.total) == (0, 1)
+    assert figures.reached == pytest.approx(kept.frame / 120)
+    assert figures.eta_s == pytest.approx(film.eta_s, abs=0.2)
+    said = StringIO()
+    summarise(desk.store.jobs.get(job.id), desk.store.engine, Console(file=said, width=200))
+    assert f"task {task}: frame {kept.frame} of 120, {film.frames_per_s:.0f} frames/s" in said.getvalue()
     desk.engine = second = SquareEngine()
     desk.run(job)
     assert second.looked == pytest.approx(120 - kept.frame, abs=2)
@@ -285,6 +303,27 @@ def test_parts_belong_to_who_has_the_page(open_desk: Callable[..., Desk], root: 
     assert list(parts(worker).parts()) == []
 
 
+def test_what_was_detected_goes_with_its_job(open_desk: Callable[..., Desk], root: Path) -> None:
+    desk = open_desk()
+    jobs, engine = desk.store.jobs, desk.store.engine
+    ended = {"done": timedelta(0), "cancelled": timedelta(0), "failed": timedelta(days=1), "failed long": KEPT * 2}
+    rows = {"gone": "gone"}
+    for name in ("queued", "running", "last", *ended):
+        work = msgspec.structs.replace(desk.work(), version=name)
+        rows[name] = jobs.create(work)[0].id
+    with engine.begin() as connection:
+        for name, ago in ended.items():
+            values = {"state": name.split()[0], "finished_at": schema.now() - ago}
+            connection.execute(sa.update(schema.jobs).filter_by(id=rows[name]).values(**values))
+        connection.execute(sa.update(schema.jobs).filter_by(id=rows["running"]).values(state="running"))
+        for job_id in rows.values():
+            part = {"job_id": job_id, "task_id": 1, "field": "video", "number": 9, "frames_count": 99}
+            connection.execute(sa.insert(schema.film_parts).values(**part, content=b"x", kept_s=1.0))
+    assert jobs.cancel(rows["last"]).state == "cancelled"
+    left = {name for name, job_id in rows.items() if film_progress(engine, job_id) is not None}
+    assert left == {"queued", "running", "failed"}, "a job that failed goes on at its frame when it is resumed"
+
+
 def test_two_videos_of_one_task_are_two_films(studio: FakeLabelStudio, tmp_path: Path, root: Path) -> None:
     config = (
         '<View><Labels name="k" toName="one,two"><Label value="red"/></Labels><Video name="one" value="$a" '
@@ -305,15 +344,11 @@ def test_two_videos_of_one_task_are_two_films(studio: FakeLabelStudio, tmp_path:
 
 
 def test_a_classifier_says_what_a_film_shows(studio: FakeLabelStudio, tmp_path: Path, root: Path) -> None:
-    """Three frames of four are red: that is the mean over the frames, and the choice."""
-
-    class ColourEngine(SquareEngine):
-        def _look(self, picture: Picture) -> tuple[Region, ...]:
-            return tuple(Region(Whole(), label=found.label, score=found.score) for found in super()._look(picture))
-
+    """Three frames of four are red: that is the mean over the frames, the choice, and one stretch without gaps."""
     config = (
-        '<View><Video name="film" value="$video"/><Choices name="what" toName="film"><Choice value="Blue" '
-        'predicted_values="blue"/><Choice value="Red" predicted_values="red"/></Choices></View>'
+        '<View><Video name="film" value="$video" frameRate="25"/><Choices name="what" toName="film"><Choice '
+        'value="Blue" predicted_values="blue"/><Choice value="Red" predicted_values="red"/></Choices>'
+        '<TimelineLabels name="when" toName="film"><Label value="Red"/></TimelineLabels></View>'
     )
     desk = Desk(
         studio,
@@ -329,7 +364,9 @@ def test_a_classifier_says_what_a_film_shows(studio: FakeLabelStudio, tmp_path: 
     (task,) = add_films(desk, write_scene(root / "a.mp4", frames=40, ways=ways))
     desk.run(desk.job())
     (row,) = desk.studio.predictions(task)
-    (item,) = row["result"]
+    item, stretch = row["result"]
     assert (item["from_name"], item["to_name"], item["type"]) == ("what", "film", "choices")
     assert item["value"] == {"choices": ["Red"]}
     assert item["score"] == pytest.approx(0.9 * 0.75, abs=0.01)
+    assert (stretch["from_name"], stretch["to_name"], stretch["type"]) == ("when", "film", "timelinelabels")
+    assert stretch["value"] == {"ranges": [{"start": 1, "end": 39}], "timelinelabels": ["Red"]}

@@ -28,6 +28,7 @@ XML = """<View><Image name="img" value="$photo"/><Text name="words" value="$text
 <Rectangle name="bare" toName="img"/><Polygon name="line" toName="img"/>
 <Labels name="names" toName="img"><Label value="Text"/></Labels>
 <Labels name="spans" toName="words"><Label value="Name"/></Labels>
+<Video name="film" value="$film"/><TimelineLabels name="when" toName="film"><Label value="Run"/></TimelineLabels>
 <TextArea name="says" toName="img" perRegion="true"/></View>"""
 CONFIG = parse_config(XML)
 
@@ -43,6 +44,11 @@ def box(**changes: Any) -> Item:
     return item(
         "boxes", **{"x": 10, "y": 20, "width": 30, "height": 40, "rotation": 0, "rectanglelabels": ["Car"]} | changes
     )
+
+
+def stretch(*ranges: tuple[Any, Any]) -> Item:
+    shown = [{"start": start, "end": end} for start, end in ranges]
+    return item("when", ranges=shown, timelinelabels=["Run"]) | {"to_name": "film"}
 
 
 def outline(*points: Any) -> Item:
@@ -66,6 +72,8 @@ TAKEN: dict[str, Item] = {
     "a choice": item("kind", choices=["day"]),
     "a text": item("says", text=["one", "two"]),
     "a span": item("spans", start=0, end=4, text="Anna", labels=["Name"]) | {"to_name": "words"},
+    "a stretch of a film": stretch((1, 20)),
+    "one frame": stretch((7, 7)),
 }
 
 REFUSED_BY_ALL: dict[str, Item] = {
@@ -96,11 +104,16 @@ REFUSED_BY_ALL: dict[str, Item] = {
     "no value": {key: inner for key, inner in box().items() if key != "value"},
     "no type": {key: inner for key, inner in box().items() if key != "type"},
     "a value that is no object": box() | {"value": [1]},
+    "no stretch": stretch(),
+    "a stretch from nowhere": stretch((None, 4)),
     "labels of no shape": item("names", x=1, y=1, width=2, height=2, labels=["Text"]),
 }
 
 REFUSED_BY_US: dict[str, Item] = {
     "negative": box(x=-0.01),
+    "frame 0": stretch((0, 4)),
+    "half a frame": stretch((1, 4.5)),
+    "a stretch backwards": stretch((9, 4)),
     "no width": box(width=0.0),
     "turned back": box(rotation=-1),
     "an outline without area": outline([0, 0], [50, 0], [100, 0]),

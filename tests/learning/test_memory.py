@@ -93,7 +93,7 @@ class Stuck(Scores):
 
     def put(self, project_id: int, version: str, rows: Sequence[Seen]) -> None:
         self.entered.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         self.tried.append([row.task_id for row in rows])
         if len(self.tried) == 1:
             raise OSError("disk full")

@@ -248,7 +248,7 @@ def test_ten_threads_download_once(make_loader: Make, studio: Site, cache_size: 
     waiting = threading.Event()  # set when all threads are on their way
 
     def answer(handler: object) -> tuple[int, dict[str, str], bytes]:
-        assert waiting.wait(10)
+        assert waiting.wait(60)
         return status, {}, b"bytes"
 
     studio.answers["/data/upload/a"] = answer

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -81,6 +82,34 @@ def test_frames_are_upright(film: Path, quarters: int) -> None:
     assert found.size == (Size(160, 96) if quarters == 2 else Size(96, 160))
     (frame,) = read_frames(film, first=5, last=5)
     assert np.array_equal(frame.rgb, np.rot90(plain.rgb, -quarters))
+
+
+@pytest.mark.parametrize("quarters", [0, 1])
+@pytest.mark.parametrize("layout", ["yuv420p", "yuv444p"])
+@pytest.mark.parametrize("size", [Size(80, 48), Size(67, 41), Size(31, 20)], ids=str)
+def test_frames_come_in_the_size_that_is_asked_for(tmp_path: Path, size: Size, layout: str, quarters: int) -> None:
+    """A bright square on grey, red to the right of it: the same place and colours as in the whole frame."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, layout
+        rgb = np.full((96, 160, 3), 100, np.uint8)
+        rgb[20:60, 40:80], rgb[20:60, 80:120] = 230, (200, 40, 40)
+        for number in range(3):
+            picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            picture.pts = number
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    if quarters:
+        turned(path, quarters)
+        size = Size(size.height, size.width)
+    whole = next(read_frames(path)).rgb
+    small = next(read_frames(path, size=size, threads=1)).rgb
+    assert small.shape == (size.height, size.width, 3)
+    expected = cv2.resize(whole, size, interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(small - expected).mean() < 4
+    inner = expected[tuple(np.argwhere(expected[..., 0] > 225)[0])]
+    assert np.abs(inner - 230).max() < 12
 
 
 def test_memory_does_not_grow_with_the_film(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.core.pictures import Picture
-from labelloop.core.regions import Box, Region, Size
+from labelloop.core.regions import Box, Region, Size, Whole
 
 FILM_CONFIG = (
     '<View><Labels name="kinds" toName="film"><Label value="Red" predicted_values="red"/><Label value="Blue"'
@@ -120,3 +120,10 @@ class SquareEngine:
                     xyxy = (float(left), float(top), float(left + width), float(top + height))
                     found.append(Region(Box(xyxy), label=name, score=0.9))
         return tuple(found)
+
+
+class ColourEngine(SquareEngine):
+    """The same as a classifier: which colours a frame shows."""
+
+    def _look(self, picture: Picture) -> tuple[Region, ...]:
+        return tuple(Region(Whole(), label=found.label, score=found.score) for found in super()._look(picture))

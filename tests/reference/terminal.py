@@ -59,7 +59,7 @@ class Terminal:
             yield found[0], process
         finally:
             process.terminate()
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
 
     def stored(self) -> list[int]:
         return [len(self.studio.predictions(task)) for task in self.studio.state.projects[self.project].task_ids]

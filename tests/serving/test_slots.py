@@ -93,7 +93,7 @@ async def test_waiting_for_a_model_ends_at_the_deadline() -> None:
     let_go = threading.Event()
 
     def load(_wanted: ModelVersion) -> FakeEngine:
-        assert let_go.wait(5)
+        assert let_go.wait(60)
         return FakeEngine()
 
     with slots(load) as made:

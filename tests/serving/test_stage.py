@@ -27,7 +27,7 @@ class Gate:
 
     def __call__(self, items: Sequence[Any]) -> list[Any]:
         self.entered.set()
-        assert self.open.wait(5)
+        assert self.open.wait(60)
         self.batches.append(list(items))
         if "boom" in items:
             raise ValueError("boom")
@@ -45,7 +45,7 @@ def running(gate: Gate, **options: Any):
 
 
 def soon() -> float:
-    return time.monotonic() + 5
+    return time.monotonic() + 60
 
 
 async def submit_behind(
@@ -53,7 +53,7 @@ async def submit_behind(
 ) -> list[asyncio.Task]:
     """Submit `items` while the only worker is busy with another one, so that they wait together."""
     first = asyncio.create_task(stage.submit("first", priority=Priority.BULK, deadline=soon()))
-    await asyncio.to_thread(gate.entered.wait, 5)
+    await asyncio.to_thread(gate.entered.wait, 60)
     tasks = [asyncio.create_task(stage.submit(item, priority=p, deadline=soon())) for item, p in items]
     while stage.waiting() < len(items):
         await asyncio.sleep(0)
@@ -100,7 +100,7 @@ async def test_an_item_past_its_deadline_is_not_begun() -> None:
     gate = Gate()
     with running(gate, workers=1) as stage:
         first = asyncio.create_task(stage.submit("first", priority=Priority.BATCH, deadline=soon()))
-        await asyncio.to_thread(gate.entered.wait, 5)
+        await asyncio.to_thread(gate.entered.wait, 60)
         late = asyncio.create_task(stage.submit("late", priority=Priority.BATCH, deadline=time.monotonic() - 1))
         while not stage.waiting():
             await asyncio.sleep(0)
@@ -115,7 +115,7 @@ async def test_a_caller_who_left_costs_nothing() -> None:
     gate = Gate()
     with running(gate, workers=1) as stage:
         first = asyncio.create_task(stage.submit("first", priority=Priority.BATCH, deadline=soon()))
-        await asyncio.to_thread(gate.entered.wait, 5)
+        await asyncio.to_thread(gate.entered.wait, 60)
         left = asyncio.create_task(stage.submit("left", priority=Priority.BATCH, deadline=soon()))
         while not stage.waiting():
             await asyncio.sleep(0)
@@ -131,11 +131,11 @@ async def test_workers_that_are_kept_for_people_take_no_batches() -> None:
     gate = Gate()
     with running(gate, workers=2, reserved=1) as stage:
         first = asyncio.create_task(stage.submit("slow", priority=Priority.BATCH, deadline=soon()))
-        await asyncio.to_thread(gate.entered.wait, 5)
+        await asyncio.to_thread(gate.entered.wait, 60)
         gate.entered.clear()
         batch = asyncio.create_task(stage.submit("batch", priority=Priority.BATCH, deadline=soon()))
         person = asyncio.create_task(stage.submit("person", priority=Priority.PERSON, deadline=soon()))
-        await asyncio.to_thread(gate.entered.wait, 5)
+        await asyncio.to_thread(gate.entered.wait, 60)
         assert stage.waiting() == 1, "the other worker took the person and left the batch"
         gate.open.set()
         assert await asyncio.gather(first, batch, person) == ["slow", "batch", "person"]
@@ -192,7 +192,7 @@ async def test_closing_in_a_hurry_fails_what_waits_and_leaves_what_hangs() -> No
     gate = Gate()
     stage: Stage[Any, Any] = Stage(gate, name="test", workers=1)
     first = asyncio.create_task(stage.submit("hangs", priority=Priority.BATCH, deadline=soon()))
-    await asyncio.to_thread(gate.entered.wait, 5)
+    await asyncio.to_thread(gate.entered.wait, 60)
     waits = asyncio.create_task(stage.submit("waits", priority=Priority.BATCH, deadline=soon()))
     while not stage.waiting():
         await asyncio.sleep(0)
@@ -218,7 +218,7 @@ def test_a_caller_whose_loop_is_gone_does_not_end_the_worker() -> None:
     with running(gate, workers=1) as stage:
 
         async def leave() -> None:
-            asyncio.get_running_loop().call_soon(gate.entered.wait, 5)
+            asyncio.get_running_loop().call_soon(gate.entered.wait, 60)
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):
                     await stage.submit("orphan", priority=Priority.BATCH, deadline=soon())
@@ -236,3 +236,27 @@ def test_counts_what_it_did() -> None:
         asyncio.run(stage.submit("a", priority=Priority.BATCH, deadline=soon()))
     assert [name for name, _ in seen] == ["queue_seconds", "run_seconds", "batch_size"]
     assert seen[-1][1] == 1
+
+
+def test_threads_without_an_event_loop_are_served_too() -> None:
+    gate = Gate()
+    with running(gate, workers=1, max_batch=4) as stage:
+        gate.open.set()
+        good, bad = (stage.put(item, priority=Priority.BULK, deadline=soon()) for item in ("good", "bad"))
+        assert good.result(5) == "good"
+        with pytest.raises(ValueError, match="mine"):
+            bad.result(5)
+        late = stage.put("late", priority=Priority.BULK, deadline=time.monotonic() - 1)
+        with pytest.raises(DeadlineExceeded):
+            late.result(5)
+        gate.open.clear()
+        gate.entered.clear()
+        held = stage.put("held", priority=Priority.BULK, deadline=soon())
+        assert gate.entered.wait(5)
+        given_up = stage.put("given up", priority=Priority.BULK, deadline=soon())
+        assert given_up.cancel()
+        gate.open.set()
+        assert held.result(5) == "held"
+    with pytest.raises(ShuttingDown):
+        stage.put("after the end", priority=Priority.BULK, deadline=soon())
+    assert ["given up"] not in gate.batches

@@ -43,7 +43,7 @@ def test_all_who_open_a_new_database_at_once_succeed(settings: Settings) -> None
     together = threading.Barrier(6)
 
     def open_one(_: int) -> str | None:
-        together.wait(10)
+        together.wait(60)
         engine = db.open_database(settings)
         with engine.connect() as connection:
             found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
@@ -76,7 +76,7 @@ def test_many_who_move_one_pointer_at_once_all_succeed(settings: Settings, engin
 
     def move(who: int) -> None:
         for project in range(20):
-            together.wait(10)
+            together.wait(60)
             registry.bind(project, "cars", reason=str(who))
             registry.save_connection(f"http://ls/{project}", str(who))
 
@@ -94,7 +94,7 @@ def test_many_who_add_at_once_lose_nothing(settings: Settings, engine: sa.Engine
 
     def add(who: int) -> None:
         for number in range(10):
-            together.wait(10)
+            together.wait(60)
             registry.add(model, ModelCard(name="same", task=str(number)))
             registry.add(model, ModelCard(name="own", task=f"{number} of {who}"))
 
@@ -131,7 +131,7 @@ def test_predictions_of_the_same_tasks_are_remembered_by_several_at_once(engine:
 
     def remember(writer: int) -> None:
         tasks = [*range(300), *range(300)]  # a task twice
-        together.wait(10)
+        together.wait(60)
         for _ in range(5):
             scores.put(1, "cars@1", [Seen(task, b"%d" % writer) for task in tasks[:: -1 if writer % 2 else 1]])
             scores.set_embeddings(1, "cars@1", dict.fromkeys(tasks[::-1], b"e"))

@@ -225,7 +225,7 @@ home, file = Path(sys.argv[1]), Path(sys.argv[2])
 def add_all(together):
     registry = Registry(db.open_database(read_settings(home=home)), Artifacts(str(home / "models"), cache=home / "cache"))
     for number in range(40):
-        together.wait(10)
+        together.wait(60)
         registry.add(file, ModelCard(name=f"round-{number}"))
 context = multiprocessing.get_context("fork")
 together = context.Barrier(3)

@@ -12,6 +12,8 @@ import typer.core
 
 if TYPE_CHECKING:
     from labelloop.core.cards import ModelCard
+    from labelloop.core.settings import Settings
+    from labelloop.store.registry import ModelVersion
 
 WITH = ("--with", "--kwargs")
 
@@ -83,19 +85,23 @@ RUNTIME = re.compile(r"^# runtime: (\S+)$", re.MULTILINE)
 def wanted_python(path: Path) -> str | None:
     """The interpreter of the runtime that a backend's requirements.txt names ("# runtime: openmmlab"); None where it
     names none. Raises RuntimeSetupError when it is not made yet."""
-    from labelloop.core.errors import RuntimeSetupError
     from labelloop.core.settings import read_settings
-    from labelloop.runtimes import venvs
 
     requirements = path / "requirements.txt"
     found = RUNTIME.search(requirements.read_text(encoding="utf-8")) if requirements.is_file() else None
-    if found is None:
-        return None
-    runtime = venvs.look(read_settings().home, found[1])
+    return None if found is None else runtime_python(read_settings().home, found[1], wanted_by=str(path))
+
+
+def runtime_python(home: Path, name: str, *, wanted_by: str) -> str:
+    """The interpreter of a runtime. Raises RuntimeSetupError when it is not made yet."""
+    from labelloop.core.errors import RuntimeSetupError
+    from labelloop.runtimes import venvs
+
+    runtime = venvs.look(home, name)
     if runtime.state != "ready":
         raise RuntimeSetupError(
-            f"{path} wants the runtime {found[1]}, which is {runtime.state}.",
-            hint=f"Make it: labelloop runtimes create {found[1]}; or name an interpreter: --python /path/to/bin/python",
+            f"{wanted_by} wants the runtime {name}, which is {runtime.state}.",
+            hint=f"Make it: labelloop runtimes create {name}; or name an interpreter: --python /path/to/bin/python",
         )
     return str(runtime.python)
 
@@ -125,3 +131,33 @@ def hosted_card(
         options=parse_options(options),
     )
     return ModelCard(name=name or model_name(path.resolve().stem), engine=engine, host=host)
+
+
+def add_openmmlab(
+    settings: Settings,
+    config: Path | None,
+    checkpoint: Path | None,
+    *,
+    name: str | None,
+    runtime: str,
+    python: str | None,
+    trust: bool,
+    labels: Sequence[str],
+) -> ModelVersion:
+    """Pack a config and its checkpoint in the interpreter that can, and add that. Raises ModelError."""
+    from tempfile import TemporaryDirectory
+
+    from labelloop.core.cards import Hosted, ModelCard
+    from labelloop.core.errors import ModelError
+    from labelloop.engines import mmdet
+    from labelloop.serving.models import add_model, model_name, open_registry
+
+    if config is None or checkpoint is None:
+        raise ModelError("A model of OpenMMLab is a config and a checkpoint.", hint=mmdet.HOW)
+    interpreter = python or runtime_python(settings.home, runtime, wanted_by=config.name)
+    host = Hosted(source=config.name, python=str(Path(interpreter).absolute()))
+    card = ModelCard(name=name or model_name(config.stem), engine="mmdet", host=host)
+    with TemporaryDirectory(prefix="labelloop-add-") as folder:
+        packed = Path(folder) / "model.zip"
+        mmdet.pack(config, checkpoint, packed, python=host.python, trust=trust, labels=labels)
+        return add_model(open_registry(settings), packed, card, settings)

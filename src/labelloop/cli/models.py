@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from labelloop.cli.hosting import WithCommand, hosted_card, is_code
+from labelloop.cli.hosting import WithCommand, add_openmmlab, hosted_card, is_code
 
 app = typer.Typer(help="Add models and say which project uses which.", no_args_is_help=True)
 
@@ -26,6 +26,10 @@ def add(
     remote: str = typer.Option(None, help="A model on Triton or KServe: http://HOST:8000/v2/models/NAME"),
     options: list[str] = typer.Option([], "--with", "--kwargs", help="NAME=VALUE … that code is built with."),
     python: str = typer.Option(None, help="Interpreter for code, 3.8 or newer (default: ours)."),
+    config: Path = typer.Option(None, help="Config of an OpenMMLab detector (--engine mmdet)."),
+    checkpoint: Path = typer.Option(None, help="Its weights (.pth)."),
+    runtime: str = typer.Option("openmmlab", help="Runtime that has OpenMMLab, unless --python names an interpreter."),
+    trust: bool = typer.Option(False, "--trust", help="Load a checkpoint that holds more than weights, which runs it."),
 ) -> None:
     """Add a model file, or code, as the next version of NAME; the same twice is one version."""
     import msgspec
@@ -36,7 +40,14 @@ def add(
     from labelloop.engines.model_folder import is_model_folder
     from labelloop.serving.models import add_model, model_name, open_registry, read_card
 
-    engine = "remote" if remote else engine
+    engine = "remote" if remote else "mmdet" if config or checkpoint else engine
+    if engine == "mmdet":
+        names = read_labels(labels) if labels else ()
+        added = add_openmmlab(
+            read_settings(), config, checkpoint, name=name, runtime=runtime, python=python, trust=trust, labels=names
+        )
+        typer.echo(f"{added.id}: {added.card.family}, {added.card.task}, {len(added.card.labels)} classes")
+        return
     if source is None and engine is None:
         raise ModelError("There is no file to add.", hint="Give an ONNX file, FILE.py:Class, or --engine ocr.")
     settings = read_settings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 
 import sqlalchemy as sa
 from rich.console import Console
@@ -19,9 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from labelloop.jobs.figures import figures_of
+from labelloop.jobs.figures import FilmFigures, figures_of
 from labelloop.store.jobs import Job, Jobs
-from labelloop.store.pages import failures, progress
+from labelloop.store.pages import failures
 
 LOOK_S = 0.25
 _SHOWN = 10
@@ -67,9 +68,10 @@ def _follow(
             line = entry.id
             if entry.level != "info":
                 console.print(f"[yellow]{escape(entry.text)}[/]")
-        rate = f"{now.tasks_per_s:.1f} tasks/s" if now.tasks_per_s else ""
+        rate = f"{now.tasks_per_s:.1f} tasks/s" if now.tasks_per_s and not now.films else ""
         failed = f"{now.failed} failed" if now.failed else ""
-        bar.update(shown, completed=now.done, total=job.total, rate=rate, failed=failed, description=_doing(job))
+        doing = _doing(job) or ", ".join(film_line(film) for film in now.films)
+        bar.update(shown, completed=now.reached, total=job.total, rate=rate, failed=failed, description=doing)
         if job.ended:
             return job
         if job.owner is None and time.monotonic() - idle_since > _PATIENCE_S:
@@ -84,15 +86,24 @@ def _doing(job: Job) -> str:
     return "waits for a worker" if job.owner is None else ""
 
 
+def film_line(film: FilmFigures) -> str:
+    """How far a job is in a film."""
+    rate = f", {film.frames_per_s:.0f} frames/s" if film.frames_per_s else ""
+    left = f", {timedelta(seconds=round(film.eta_s))} left" if film.eta_s is not None else ""
+    return f"task {film.task_id}: frame {film.frame:,} of {film.frames_count:,}{rate}{left}"
+
+
 def summarise(job: Job, engine: sa.Engine, console: Console) -> None:
     """How a job stands: counts, and why tasks failed."""
-    now = progress(engine, job.id)
+    now = figures_of(engine, job)
     colour = {"done": "green", "failed": "red", "cancelled": "yellow"}.get(job.state, "cyan")
     of = f" of {job.total}" if job.total and job.total != now.done else ""
     parts = [f"{now.stored}{of} predictions of {job.version} stored in project {job.project_id}"]
     parts += [f"{now.failed} tasks failed"] * bool(now.failed)
     parts += [f"{now.skipped} were deleted or predicted by others meanwhile"] * bool(now.skipped)
     console.print(f"[{colour}]{job.state}[/] {escape(', '.join(parts))}.")
+    for film in now.films:
+        console.print(f"  {film_line(film)}", markup=False)
     if job.error:
         console.print(f"[red]{escape(job.error)}[/]")
     if not now.failed:

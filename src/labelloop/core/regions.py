@@ -77,6 +77,14 @@ class Track(msgspec.Struct, frozen=True, tag=True):
         return self.frames_count / self.duration_s if self.duration_s > 0 else 0.0
 
 
+class Interval(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """A stretch of a film, said about all that it shows: frames from `first` up to and with `last`. They count from 1,
+    as the label config's frame rate counts them."""
+
+    first: int
+    last: int
+
+
 class Whole(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The item as a whole: a class of a picture, a text about it."""
 
@@ -94,7 +102,7 @@ class Raw(msgspec.Struct, frozen=True, tag=True):
     result: dict[str, Any]
 
 
-Shape = Box | Polygon | Point | Track | Whole | Span | Raw
+Shape = Box | Polygon | Point | Track | Interval | Whole | Span | Raw
 
 NO_MEDIA = MediaKey("", 0)
 

@@ -40,6 +40,8 @@ _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _GRAPH = 7
 _INITIALIZER, _INPUT = 5, 11
 _TENSOR_NAME, _VALUE_NAME = 8, 1
+_IR_VERSION, _FREE_OF_INPUTS = 1, 4
+"""Before version 4 of the format every weight had to be an input, and none of them was meant to be replaced."""
 _LARGEST = 1 << 30
 """Larger files are left as they are: what is cut is held in memory."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -122,7 +124,7 @@ def with_constant_weights(path: Path) -> bytes | None:
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         graph = next(((begin, stop) for field, begin, stop in _fields(data, 0, len(data)) if field == _GRAPH), None)
-        if graph is None or len(data) > _LARGEST:
+        if graph is None or len(data) > _LARGEST or _ir_version(data) < _FREE_OF_INPUTS:
             return None
         parts = list(_fields(data, *graph))
         weights = {_name(data, begin, stop, _TENSOR_NAME) for field, begin, stop in parts if field == _INITIALIZER}
@@ -140,6 +142,11 @@ def with_constant_weights(path: Path) -> bytes | None:
         kept += data[position : graph[1]]
         head = bytes([_GRAPH << 3 | _BYTES]) + _length(len(kept))
         return b"".join((data[: _head(*graph)], head, kept, data[graph[1] :]))
+
+
+def _ir_version(data: mmap.mmap) -> int:
+    """Of the format; exporters write it first, and 0 stands for one that is not there."""
+    return _varint(data, 1)[0] if data[0] == _IR_VERSION << 3 | _VARINT else 0
 
 
 def _name(data: mmap.mmap, begin: int, stop: int, wanted: int) -> bytes:

@@ -41,8 +41,6 @@ DEADLINE_S = 3600.0
 """For one page. Nobody waits; it only ends what would never end."""
 FILM_DEADLINE_S = 30 * 86_400.0
 """For one film, which may last a day and be looked at by a slow model."""
-TELL_S = 30.0
-"""How often a job says how far it is in a film."""
 _LOOK_S = 0.2
 """How often somebody who waits for predictions looks whether this process ends."""
 
@@ -204,9 +202,7 @@ class Opener:
         """The serving path for films: it keeps what it detects, so that another worker goes on at the frame."""
 
         def spool_of(ref: MediaRef) -> FilmParts:
-            return _Told(
-                self._engine, job.id, owner=held.worker, task_id=ref.task_id or 0, field=ref.key.field, tell=held.tell
-            )
+            return FilmParts(self._engine, job.id, owner=held.worker, task_id=ref.task_id or 0, field=ref.key.field)
 
         return self.predict(view, held.check, spool_of=spool_of)
 
@@ -237,19 +233,3 @@ class Opener:
             return found
 
         return predict
-
-
-class _Told(FilmParts):
-    """Parts of a film whose job says now and then how far it is."""
-
-    def __init__(self, *args: Any, tell: Callable[[str, str], None], **named: Any) -> None:
-        super().__init__(*args, **named)
-        self._tell = tell
-        self._task_id = named["task_id"]
-        self._told_s = time.monotonic()
-
-    def add(self, content: bytes, *, frame: int, frames_count: int) -> None:
-        super().add(content, frame=frame, frames_count=frames_count)
-        if time.monotonic() - self._told_s > TELL_S:
-            self._told_s = time.monotonic()
-            self._tell("info", f"Task {self._task_id}: frame {frame:,} of {frames_count:,}.")

@@ -61,7 +61,7 @@ LOOK_S = 0.5
 """How long one step waits for the trainer or for the job that refreshes predictions, before it says how far it is."""
 
 TRAINERS: Mapping[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
-    ("boxes", "pictures"): (("head", "full", "transformers"), ("scratch",)),
+    ("boxes", "pictures"): (("head", "full", "transformers", "openmmlab"), ("scratch",)),
     ("choices", "pictures"): (("classify",), ("classify",)),
     ("choices", "texts"): (("text",), ("text",)),
 }

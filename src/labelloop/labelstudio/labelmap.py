@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from labelloop.core.errors import LabelConfigError
-from labelloop.core.regions import Box, MediaKey, Point, Polygon, Region, Span, Track, Whole
+from labelloop.core.regions import Box, Interval, MediaKey, Point, Polygon, Region, Span, Track, Whole
 from labelloop.labelstudio.config import Control, Label, LabelConfig, ObjectTag
 from labelloop.labelstudio.names import Names, fold
 
@@ -19,9 +19,9 @@ DEFAULT_THRESHOLD = 0.3
 """Below it a detector's box costs the annotator more (look, delete) than it saves."""
 
 LIKELY = 0.5
-"""Below it a choice of several that may be true at a time is more likely wrong than right."""
+"""Below it a choice, or a stretch of a film, of several that may be true at a time is more likely wrong than right."""
 
-Kind = Literal["box", "polygon", "point", "whole", "span", "track"]
+Kind = Literal["box", "polygon", "point", "whole", "span", "track", "interval"]
 
 KIND_OF: Mapping[type, Kind] = {
     Box: "box",
@@ -30,11 +30,13 @@ KIND_OF: Mapping[type, Kind] = {
     Whole: "whole",
     Span: "span",
     Track: "track",
+    Interval: "interval",
 }
 
 # For each kind of shape the controls that can draw it, best first. The bare geometry tags (Rectangle, Polygon) take
 # their label from a <Labels> control on the same object. A box on a polygon control becomes its four corners.
-# Tracks are drawn on <Video>, what is drawn on pictures only on <Image>: a film must not be fetched as one.
+# Tracks and intervals are drawn on <Video>, what is drawn on pictures only on <Image>: a film must not be fetched as
+# one.
 DRAWN_BY: Mapping[Kind, tuple[str, ...]] = {
     "box": ("RectangleLabels", "Rectangle", "PolygonLabels", "Polygon"),
     "polygon": ("PolygonLabels", "Polygon", "RectangleLabels", "Rectangle"),
@@ -42,13 +44,14 @@ DRAWN_BY: Mapping[Kind, tuple[str, ...]] = {
     "whole": ("Choices",),
     "span": ("Labels",),
     "track": ("VideoRectangle",),
+    "interval": ("TimelineLabels",),
 }
 BARE = ("Rectangle", "Polygon", "KeyPoint", "VideoRectangle")
 
 KINDS_OF_TASK: Mapping[str, tuple[Kind, ...]] = {
     "detect": ("box", "track"),
     "ocr": ("box", "polygon"),
-    "classify": ("whole",),
+    "classify": ("whole", "interval"),
     "pose": ("point", "box"),
     "segment": ("polygon",),
     "raw": (),  # it writes results itself
@@ -198,6 +201,8 @@ def _usual_threshold(control: Control) -> float:
     """The best of choices that exclude each other is always shown: a wrong one costs the click that none would cost."""
     if control.tag == "Choices":
         return LIKELY if control.several else 0.0
+    if control.tag == "TimelineLabels":
+        return LIKELY
     return DEFAULT_THRESHOLD
 
 
@@ -206,7 +211,7 @@ def _is_seen(tag: ObjectTag, kind: Kind, task: str) -> bool:
     markup, so places in it are not those that Label Studio counts."""
     if task in READS_TEXTS:
         return tag.shows_texts and (task == "text" or tag.tag.lower() == "text")
-    if kind == "track":
+    if kind in ("track", "interval"):
         return tag.shows_films
     return tag.shows_pictures or (task == "classify" and tag.shows_films)
 
@@ -254,7 +259,8 @@ def _labels_for(config: LabelConfig, kinds: Sequence[Kind]) -> Iterator[str]:
 def _expected(config: LabelConfig, kinds: Sequence[Kind]) -> list[Control]:
     if not kinds:
         return []
-    tags = {tag for kind in kinds for tag in DRAWN_BY[kind]} | ({"Labels"} if kinds != ("whole",) else set())
+    tags = {tag for kind in kinds for tag in DRAWN_BY[kind]}
+    tags |= {"Labels"} if tags & set(BARE) else set()
     return [control for control in config.controls if control.tag in tags]
 
 
@@ -273,7 +279,7 @@ def _notes(config: LabelConfig, kinds: Sequence[Kind], task: str) -> Iterator[st
                 f'Write <Label value="…"/> tags into it for those that the model should fill.'
             )
         if others:
-            looks = "looks at films (<Video>) only" if fits == ["track"] else seen
+            looks = "looks at films (<Video>) only" if fits in (["track"], ["interval"]) else seen
             films = " On a <Video> it fills <VideoRectangle> with <Labels>." if "track" in kinds else ""
             yield f"{name} is not filled on {', '.join(others)}: this model {looks}.{films}"
         if not tags:

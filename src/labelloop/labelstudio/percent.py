@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from labelloop.core.outlines import bounding_box, box_at, corners
-from labelloop.core.regions import Box, Point, Polygon, Shape, Size, Span, Whole
+from labelloop.core.regions import Box, Interval, Point, Polygon, Shape, Size, Span, Whole
 from labelloop.labelstudio.clip import clip
 
 TICKS = 10_000
@@ -56,6 +56,8 @@ def encoder(shape: type[Shape], tag: str) -> Encode | None:
         return _encode_whole
     if shape is Span:
         return _encode_span
+    if shape is Interval:
+        return _encode_interval
     if tag.startswith("Rectangle"):
         return _encode_box if shape is Box else _encode_bounds
     if tag.startswith("Polygon"):
@@ -69,6 +71,11 @@ def _encode_whole(_shape: Whole, _canvas: Canvas) -> dict[str, Any]:
 
 def _encode_span(span: Span, _canvas: Canvas) -> dict[str, Any] | None:
     return {"start": span.start, "end": span.end} if 0 <= span.start < span.end else None
+
+
+def _encode_interval(shown: Interval, _canvas: Canvas) -> dict[str, Any] | None:
+    ranges = [{"start": shown.first, "end": shown.last}]
+    return {"ranges": ranges} if 1 <= shown.first <= shown.last else None
 
 
 def _encode_box(box: Box, canvas: Canvas) -> dict[str, Any] | None:

@@ -217,6 +217,14 @@ def _video(value: dict[str, Any]) -> bool:
     )
 
 
+def _timeline(value: dict[str, Any]) -> bool:
+    """Frames are whole numbers that count from 1; a region without any is refused."""
+    return bool(value["ranges"]) and all(
+        type(one["start"]) is int and type(one["end"]) is int and 1 <= one["start"] <= one["end"]
+        for one in value["ranges"]
+    )
+
+
 def _key_frame(frame: dict[str, Any]) -> bool:
     return (
         type(frame["frame"]) is int
@@ -240,6 +248,7 @@ _CHECKS: Mapping[str, Callable[[dict[str, Any]], bool]] = {
     "brushlabels": _brush,
     "labels": _labels,
     "textarea": _text,
+    "timelinelabels": _timeline,
     "videorectangle": _video,
 }
 

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from labelloop.core.errors import LabelloopError
-from labelloop.core.regions import MediaKey, Prediction, Raw, Region, Shape, Size, Span, Track, Whole
+from labelloop.core.regions import Interval, MediaKey, Prediction, Raw, Region, Shape, Size, Span, Track, Whole
 from labelloop.core.tasks import Annotation, Event, MediaRef, Prompt, Task, TextRef
 from labelloop.labelstudio.config import Control, LabelConfig, ObjectTag
 from labelloop.labelstudio.labelmap import LabelMap, Target
@@ -375,7 +375,7 @@ def _pen(target: Target, shape: type[Shape], media: MediaKey, size: Size | None)
         return _film_pen(target, size)
     encode = encoder(shape, target.control.tag)
     has_size = size is not None and size.width > 0 and size.height > 0
-    if encode is None or not (has_size or shape in (Whole, Span)):
+    if encode is None or not (has_size or shape in (Whole, Span, Interval)):
         return None
     shared: dict[str, Any] = {"to_name": target.object.name}
     if size is not None and has_size:

@@ -149,12 +149,14 @@ def keep(scores: Scores, tasks: Sequence[Task], predictions: Sequence[Prediction
 
 
 def _put(scores: Scores, answers: Sequence[_Answer]) -> None:
-    rows: dict[tuple[int, str], list[Seen]] = defaultdict(list)
+    latest: dict[tuple[int, str], dict[int, tuple[Prediction, View]]] = defaultdict(dict)
     for tasks, predictions, view in answers:
-        label_of = drawn_as(view.label_map)
         for task, found in zip(tasks, predictions, strict=True):
             if task.id is not None and task.project_id is not None and found.error is None:
-                seen = remember(task.id, found.regions, found.hidden, label_of=label_of)
-                rows[task.project_id, view.name].append(seen)
-    for (project_id, version), found_rows in rows.items():
-        scores.put(project_id, version, found_rows)
+                latest[task.project_id, view.name][task.id] = found, view  # whoever was asked twice is kept once
+    for (project_id, version), found_last in latest.items():
+        rows = [
+            remember(task_id, found.regions, found.hidden, label_of=drawn_as(view.label_map))
+            for task_id, (found, view) in found_last.items()
+        ]
+        scores.put(project_id, version, rows)

@@ -105,11 +105,12 @@ def describe(path: Path) -> Film:
 
 
 def read_frames(
-    path: Path, *, first: int = 1, last: int | None = None, every: int = 1, needed: Size | None = None
+    path: Path, *, first: int = 1, last: int | None = None, every: int = 1, size: Size | None = None, threads: int = 0
 ) -> Iterator[Frame]:
     """Frames `first`, `first + every`, … up to `last`, one in memory at a time (the decoder keeps a few more).
 
-    `needed`: the upright size that frames will be brought to; one that is more than twice as large comes in half size.
+    `size` is the smaller upright size that frames are brought to, None: as they are. `threads` decode, 0: as many as
+    there are processors.
 
     Going in at `first` seeks to the key frame before it and decodes from there. Raises what `describe` raises, and
     MediaUndecodable, with the number of the last good frame, where the film breaks off.
@@ -119,12 +120,15 @@ def read_frames(
     clock = _clock_of(path)
     end = clock.frames_count if last is None else min(last, clock.frames_count)
     with _opened(path) as (container, stream):
+        stream.thread_count = threads
+        if _hides_blocks(stream, size):
+            stream.codec_context.options = {"skip_loop_filter": "noref"}
         number = 0
         for number, frame in _from(path, container, stream, clock, first):
             if number > end:
                 return
             if (number - first) % every == 0:
-                yield Frame(number, _seconds(frame, clock, number), _upright(frame, needed))
+                yield Frame(number, _seconds(frame, clock, number), _upright(frame, size))
     if number < end and first <= end:
         raise _cut_off(path, number, clock.frames_count)
 
@@ -162,35 +166,48 @@ def _seconds(frame: VideoFrame, clock: _Clock, number: int) -> float:
     return (number - 1) * clock.duration_s / max(clock.frames_count, 1)
 
 
-def _upright(frame: VideoFrame, needed: Size | None) -> NDArray[np.uint8]:
+def _upright(frame: VideoFrame, size: Size | None) -> NDArray[np.uint8]:
     turns = _rotation(frame) // 90 % 4
-    lying = Size(*needed[::-1]) if needed and turns % 2 else needed
-    rgb = _half(frame) if lying and _is_far_too_large(frame, lying) else frame.to_ndarray(format="rgb24")
+    lying = Size(*size[::-1]) if size and turns % 2 else size
+    rgb = _reduced(frame, lying) if lying else frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(rgb, -turns)) if turns else np.asarray(rgb, np.uint8)
 
 
-def _is_far_too_large(frame: VideoFrame, needed: Size) -> bool:
-    halves = frame.format.name in ("yuv420p", "yuvj420p")
-    return halves and frame.width >= 2 * needed.width + 4 and frame.height >= 2 * needed.height + 4
-
-
-def _half(frame: VideoFrame) -> NDArray[np.uint8]:
-    """A frame in half its size (rounded down to even sides), averaged, from its planes: 1 ms for 1280 x 720, where
-    converting all of it and reducing that takes 3."""
+def _reduced(frame: VideoFrame, size: Size) -> NDArray[np.uint8]:
+    """A frame in a smaller size. Where colours are stored as most cameras do, the planes are reduced first: 0.7 ms from
+    1280 x 720 to 416 x 234, where converting all of it takes 0.7 and reducing that 1.8."""
     import cv2
 
-    width, height = frame.width // 4 * 2, frame.height // 4 * 2
-    sizes = ((width, height), (width // 2, height // 2), (width // 2, height // 2))
-    planes = [
-        cv2.resize(_plane(plane), size, interpolation=cv2.INTER_AREA).ravel()
-        for plane, size in zip(frame.planes, sizes, strict=True)
-    ]
-    joined = np.concatenate(planes).reshape(height * 3 // 2, width)
-    return np.asarray(cv2.cvtColor(joined, cv2.COLOR_YUV2RGB_I420), np.uint8)
+    if frame.format.name not in ("yuv420p", "yuvj420p"):
+        return _shrunk(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), size)
+    even = Size(size.width + size.width % 2, size.height + size.height % 2)
+    half = Size(even.width // 2, even.height // 2)
+    planes = [_shrunk(_plane(one), to).ravel() for one, to in zip(frame.planes, (even, half, half), strict=True)]
+    joined = np.concatenate(planes).reshape(even.height * 3 // 2, even.width)
+    rgb = np.asarray(cv2.cvtColor(joined, cv2.COLOR_YUV2RGB_I420), np.uint8)
+    return _shrunk(rgb, size) if even != size else rgb
+
+
+def _shrunk(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Halved while it is more than twice too large, then bilinear, as pictures are (engines/detect/prepare)."""
+    import cv2
+
+    while image.shape[1] >= 2 * size.width and image.shape[0] >= 2 * size.height:
+        halves = (image.shape[1] // 2, image.shape[0] // 2)
+        image = np.asarray(cv2.resize(image, halves, interpolation=cv2.INTER_AREA), np.uint8)
+    if image.shape[:2] == (size.height, size.width):
+        return image
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _plane(plane: Any) -> NDArray[np.uint8]:
     return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+
+
+def _hides_blocks(stream: VideoStream, size: Size | None) -> bool:
+    """Whether frames become so small that nobody sees the edges of blocks which the decoder would smooth: a tenth of
+    its work. Only frames that no other is made from are left rough, so nothing adds up."""
+    return size is not None and stream.width >= 2 * max(size) and stream.height >= 2 * min(size)
 
 
 def _rotation(frame: VideoFrame) -> int:

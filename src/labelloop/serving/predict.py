@@ -24,7 +24,7 @@ from labelloop.core.errors import (
 )
 from labelloop.core.metrics import Metrics
 from labelloop.core.pictures import Picture
-from labelloop.core.regions import ItemError, MediaKey, Prediction, Raw, Region, Size
+from labelloop.core.regions import Interval, ItemError, MediaKey, Prediction, Raw, Region, Size
 from labelloop.core.tasks import MediaRef, Prompt, Task, TextRef
 from labelloop.engines.base import Engine, Question
 from labelloop.labelstudio.config import ObjectTag
@@ -291,7 +291,8 @@ class Predictor:
         if request.prompt is not None:
             return await self._extend_marks(ref, tag, rate, request)
         spool = request.spool_of(ref) if request.spool_of is not None else None
-        wanted = Wanted(ref, rate, request.priority, request.deadline, spool)
+        sure = _sure(request.view, request.lease.engine.classes)
+        wanted = Wanted(ref, rate, request.priority, request.deadline, spool, sure)
         size, regions = await self._films.follow(wanted, request.lease)
         return await asyncio.to_thread(_kept, regions, ref.key, size, request)
 
@@ -385,6 +386,12 @@ def failed(error: LabelloopError, model: str, *, retry: bool) -> Prediction:
 
 def _as_it_is(said: Any) -> Any:
     return said
+
+
+def _sure(view: View, classes: Sequence[str]) -> dict[str, float]:
+    """The classes whose stretches a label config asks for, and from which score on."""
+    targets = {name: view.label_map.targets_for(name, Interval) for name in classes}
+    return {name: min(target.threshold for target in found) for name, found in targets.items() if found}
 
 
 def _project_text(task: Task) -> str:

@@ -85,6 +85,10 @@ class Lease:
         items of other requests."""
         return await self._stage.submit(prepared, priority=priority, deadline=deadline, finish=finish)
 
+    def put(self, prepared: Any, *, priority: Priority, deadline: float) -> Future[tuple[Region, ...]]:
+        """The regions of one prepared item, for a caller in a thread of its own."""
+        return self._stage.put(prepared, priority=priority, deadline=deadline)
+
 
 class Slots:
     """All models in memory. Above `limit` of them those go that no project is assigned to and nobody leases.

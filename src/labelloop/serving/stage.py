@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
@@ -42,14 +43,14 @@ class _Work(Generic[In]):
     __slots__ = ("deadline", "finish", "future", "item", "loop", "priority", "queued_at")
 
     def __init__(
-        self, item: In, priority: int, deadline: float, finish: Finish | None, loop: asyncio.AbstractEventLoop
+        self, item: In, priority: int, deadline: float, finish: Finish | None, loop: asyncio.AbstractEventLoop | None
     ) -> None:
         self.item = item
         self.priority = priority
         self.deadline = deadline
         self.finish = finish
         self.loop = loop
-        self.future: asyncio.Future[Any] = loop.create_future()
+        self.future: asyncio.Future[Any] | Future[Any] = Future() if loop is None else loop.create_future()
         self.queued_at = time.perf_counter()
 
 
@@ -100,13 +101,24 @@ class Stage(Generic[In, Out]):
         Not begun by `deadline` (on `time.monotonic`): raises DeadlineExceeded. After `close`: raises ShuttingDown.
         """
         work = _Work(item, priority, deadline, finish, asyncio.get_running_loop())
+        self._queue(work)
+        assert isinstance(work.future, asyncio.Future)
+        result: T = await work.future
+        return result
+
+    def put(self, item: In, *, priority: Priority, deadline: float) -> Future[Out]:
+        """The same for a caller in a thread of its own: a wake-up of an event loop for each item is what it saves."""
+        work = _Work(item, priority, deadline, None, None)
+        self._queue(work)
+        assert isinstance(work.future, Future)
+        return work.future
+
+    def _queue(self, work: _Work[In]) -> None:
         with self._wake:
             if self._closed:
                 raise ShuttingDown("labelloop is stopping.")
-            heapq.heappush(self._heap, (priority, next(self._order), work))
+            heapq.heappush(self._heap, (work.priority, next(self._order), work))
             self._wake.notify()
-        result: T = await work.future
-        return result
 
     def waiting(self) -> int:
         """Items that no thread has taken yet."""
@@ -205,8 +217,14 @@ class Lanes(Generic[In, Out]):
         self, item: In, *, priority: Priority, deadline: float, finish: Callable[[Out], T] | None = None
     ) -> T:
         """As Stage.submit."""
-        lane = self._batches if priority >= Priority.BATCH else self._people
-        return await lane.submit(item, priority=priority, deadline=deadline, finish=finish)
+        return await self._lane(priority).submit(item, priority=priority, deadline=deadline, finish=finish)
+
+    def put(self, item: In, *, priority: Priority, deadline: float) -> Future[Out]:
+        """As Stage.put."""
+        return self._lane(priority).put(item, priority=priority, deadline=deadline)
+
+    def _lane(self, priority: Priority) -> Stage[In, Out]:
+        return self._batches if priority >= Priority.BATCH else self._people
 
     def waiting(self) -> int:
         """Items that no thread has taken yet."""
@@ -228,21 +246,25 @@ def _finish(work: _Work[Any], result: Any) -> Any:
 
 
 def _deliver(done: Iterable[tuple[_Work[Any], Any]]) -> None:
-    """Hand results to the event loops that wait for them: one wake-up per loop, however many results."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    """Hand results to those that wait for them: one wake-up per event loop, however many results."""
+    by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[asyncio.Future[Any] | Future[Any], Any]]] = {}
     for work, outcome in done:
         by_loop.setdefault(work.loop, []).append((work.future, outcome))
+    _resolve(by_loop.pop(None, ()))
     for loop, results in by_loop.items():
+        assert loop is not None
         # RuntimeError: the loop was closed while we worked, and nobody is left to tell
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(_resolve, results)
 
 
-def _resolve(results: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+def _resolve(results: Sequence[tuple[asyncio.Future[Any] | Future[Any], Any]]) -> None:
     for future, outcome in results:
         if future.done():
             continue
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
+        # InvalidStateError: a thread gave up waiting in this very moment
+        with contextlib.suppress(InvalidStateError):
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 
 import msgspec
 import sqlalchemy as sa
@@ -10,13 +12,23 @@ import sqlalchemy as sa
 from labelloop.core.errors import JobLost
 from labelloop.store import schema
 
+KEPT = timedelta(days=7)
+"""How long a job that failed can be resumed at the frame where it was."""
+
 
 class FilmProgress(msgspec.Struct, frozen=True):
-    """How far a job is in the film that it is at: `frame` of `frames_count`."""
+    """How far a job is in a film that it is at: `frame` of `frames_count`. `frames_per_s` None: nothing to tell it
+    from, or not at work."""
 
     task_id: int
     frame: int
     frames_count: int
+    frames_per_s: float | None = None
+
+    @property
+    def share(self) -> float:
+        """What is done of the film, in [0, 1]."""
+        return min(self.frame / max(self.frames_count, 1), 1.0)
 
 
 class FilmParts:
@@ -44,7 +56,7 @@ class FilmParts:
     def add(self, content: bytes, *, frame: int, frames_count: int) -> None:
         """Keep the next part, which ends with `frame`. Raises JobLost when somebody else has the task now, or the job
         has ended."""
-        row = {**self._key, "number": frame, "frames_count": frames_count, "content": content}
+        row = {**self._key, "number": frame, "frames_count": frames_count, "content": content, "kept_s": time.time()}
         with self._engine.begin() as connection:
             self._hold(connection)
             connection.execute(sa.insert(schema.film_parts).values(**row))
@@ -69,10 +81,41 @@ class FilmParts:
             connection.execute(sa.delete(schema.film_parts).filter_by(**self._key))
 
 
-def film_progress(engine: sa.Engine, job_id: str) -> FilmProgress | None:
-    """How far a job is in the film that it is at; None where it is at none."""
-    table = schema.film_parts
-    query = sa.select(table.c.task_id, table.c.number, table.c.frames_count).filter_by(job_id=job_id)
+def films_in_work(engine: sa.Engine, job_id: str, *, since_s: float) -> list[FilmProgress]:
+    """How far a job is in each of the films that it is at, and how fast it was since `since_s` (unix seconds)."""
+    table = schema.film_parts.c
+    mine = table.job_id == job_id
+    film = (table.task_id, table.field)
+    newest = sa.select(*film, sa.func.max(table.number).label("number")).where(mine).group_by(*film).subquery()
+    same = sa.and_(mine, *(table[name] == newest.c[name] for name in ("task_id", "field", "number")))
+    last = sa.select(*film, table.number, table.frames_count, table.kept_s).join(newest, same).order_by(*film)
+    first = sa.select(*film, sa.func.min(table.number), sa.func.min(table.kept_s)).where(mine, table.kept_s > since_s)
     with engine.connect() as connection:
-        row = connection.execute(query.order_by(table.c.task_id.desc(), table.c.number.desc()).limit(1)).first()
-    return FilmProgress(row.task_id, row.number, row.frames_count) if row is not None else None
+        rows = connection.execute(last).all()
+        began = {(row[0], row[1]): (row[2], row[3]) for row in connection.execute(first.group_by(*film))}
+    return [
+        FilmProgress(task_id, number, frames_count, _pace(number, kept_s, began.get((task_id, field))))
+        for task_id, field, number, frames_count, kept_s in rows
+    ]
+
+
+def _pace(number: int, kept_s: float, began: tuple[int, float] | None) -> float | None:
+    """Frames a second since the first part of those that count."""
+    if began is None or number <= began[0] or kept_s <= began[1]:
+        return None
+    return float(number - began[0]) / float(kept_s - began[1])
+
+
+def film_progress(engine: sa.Engine, job_id: str) -> FilmProgress | None:
+    """How far a job is in the last of the films that it is at; None where it is at none."""
+    found = films_in_work(engine, job_id, since_s=time.time())
+    return found[-1] if found else None
+
+
+def clear_films(connection: sa.Connection) -> None:
+    """Forget what was detected for jobs that are done, cancelled or gone, and for those that failed so long ago that
+    nobody will go on with them."""
+    parts, jobs = schema.film_parts, schema.jobs.c
+    failed = (jobs.state == "failed") & (jobs.finished_at > schema.now() - KEPT)
+    wanted = sa.select(jobs.id).where(jobs.state.in_(("queued", "running")) | failed)
+    connection.execute(sa.delete(parts).where(parts.c.job_id.not_in(wanted)))

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from labelloop.core.errors import JobError, JobNotFound
 from labelloop.store import schema
+from labelloop.store.films import clear_films
 from labelloop.store.pages import progress
 from labelloop.store.workers import Workers
 
@@ -222,7 +223,9 @@ class Jobs:
         values = {"state": state, "error": error, "owner": None, "cancelling": False, "active_key": None}
         with self._engine.begin() as connection:
             query = sa.update(schema.jobs).filter_by(id=job_id).where(same)
-            return bool(connection.execute(query.values(finished_at=schema.now(), **values)).rowcount)
+            ended = bool(connection.execute(query.values(finished_at=schema.now(), **values)).rowcount)
+            clear_films(connection)
+            return ended
 
     def rename(self, job: Job, version: str) -> Job:
         """A job whose predictions carry another version string than was known when it was queued: before its first page

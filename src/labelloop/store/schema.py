@@ -223,6 +223,7 @@ film_parts = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # the last frame that was looked at
     sa.Column("frames_count", sa.Integer, nullable=False),  # of the film
     sa.Column("content", sa.LargeBinary, nullable=False),  # see serving/film_parts
+    sa.Column("kept_s", sa.Float, nullable=False, server_default="0"),  # unix seconds
 )
 
 job_failures = sa.Table(

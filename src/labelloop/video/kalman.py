@@ -13,6 +13,7 @@ Prediction and correction are the textbook's (Kalman, "A new approach to linear 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -86,6 +87,7 @@ def correct(motion: Motion, belief: Belief, xyxy: Floats) -> Belief:
     return Belief(mean + (gain @ surprise[:, :, None])[:, :, 0], corrected)
 
 
+@lru_cache(maxsize=8)
 def _transition(size: int) -> Floats:
     """F [d, d]: each number that has a velocity moves by it."""
     step = np.eye(size)
@@ -95,7 +97,10 @@ def _transition(size: int) -> Floats:
 
 
 def _diagonal(variances: Floats) -> Floats:
-    return np.asarray(variances[:, :, None] * np.eye(variances.shape[1]))
+    return np.asarray(variances[:, :, None] * _identity(variances.shape[1]))
+
+
+_identity = lru_cache(maxsize=8)(np.eye)
 
 
 class AspectMotion:
@@ -105,29 +110,32 @@ class AspectMotion:
 
     def measured(self, xyxy: Floats) -> Floats:
         centre, size = _centre_and_size(xyxy)
-        return np.column_stack([centre, size[:, 0] / size[:, 1], size[:, 1]])
+        return np.concatenate([centre, size[:, :1] / size[:, 1:], size[:, 1:]], axis=1)
 
     def boxes(self, mean: Floats) -> Floats:
-        height = np.maximum(mean[:, 3], _SMALLEST)
-        width = np.maximum(mean[:, 2], _SMALLEST) * height
-        return _around(mean[:, :2], np.column_stack([width, height]))
+        size = np.maximum(mean[:, 2:4], _SMALLEST)
+        size[:, 0] *= size[:, 1]
+        return _around(mean[:, :2], size)
 
     def first(self, measured: Floats) -> Floats:
-        return self._variances(measured, position=2, velocity=10, aspect=1e-2, aspect_velocity=1e-5)
+        return self._variances(measured, *_spreads(2, 10, 1e-2))
 
     def process(self, mean: Floats) -> Floats:
-        return self._variances(mean, position=1, velocity=1, aspect=1e-2, aspect_velocity=1e-5)
+        return self._variances(mean, *_spreads(1, 1, 1e-2))
 
     def measurement(self, mean: Floats) -> Floats:
-        return self._variances(mean, position=1, velocity=1, aspect=1e-1, aspect_velocity=1e-5)[:, :4]
+        return self._variances(mean, *_spreads(1, 1, 1e-1))[:, :4]
 
-    def _variances(
-        self, state: Floats, *, position: float, velocity: float, aspect: float, aspect_velocity: float
-    ) -> Floats:
-        height = np.maximum(state[:, 3], _SMALLEST)
-        place, speed = position * POSITION_NOISE * height, velocity * VELOCITY_NOISE * height
-        known, turning = np.full_like(height, aspect), np.full_like(height, aspect_velocity)
-        return np.asarray(np.square(np.column_stack([place, place, known, place, speed, speed, turning, speed])))
+    def _variances(self, state: Floats, of_height: Floats, fixed: Floats) -> Floats:
+        return np.asarray(np.square(np.maximum(state[:, 3:4], _SMALLEST) * of_height + fixed))
+
+
+@lru_cache(maxsize=8)
+def _spreads(position: float, velocity: float, aspect: float) -> tuple[Floats, Floats]:
+    """Standard deviations [8] of AspectMotion: as shares of the height, and fixed."""
+    place, speed = position * POSITION_NOISE, velocity * VELOCITY_NOISE
+    of_height = np.array([place, place, 0, place, speed, speed, 0, speed])
+    return of_height, np.array([0, 0, aspect, 0, 0, 0, 1e-5, 0])
 
 
 class SizeMotion:

@@ -19,6 +19,7 @@ have no such bound.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -40,6 +41,9 @@ LARGEST_PIECE = 200_000
 
 LONGEST = 500
 """Frames from one key frame to the next, unless the next one is the last."""
+
+NEAR = 80
+"""Frames that are so few that looking at all of them costs less than looking for a bound."""
 
 _SLACK = 1e-9
 """A box that overlaps by exactly the tolerance does so up to rounding."""
@@ -101,15 +105,12 @@ def _kept(life: Lifespan, min_iou: float, rotation: Rotation) -> list[int]:
         straight = loss[level] + line.lost_to_last(level)
         if np.isfinite(straight).any():
             return [*_path(before, int(level[straight.argmin()])), len(before) - 1]
-        best = np.full(len(before), np.inf)
-        open_frames = np.flatnonzero(before == UNREACHED)
-        for start in level:
-            frames, lost = line.edges(int(start), open_frames)
-            better = loss[start] + lost < best[frames]
-            best[frames[better]] = loss[start] + lost[better]
-            before[frames[better]] = start
-        level = np.flatnonzero(np.isfinite(best))
-        loss[level] = best[level]
+        ways, lost = line.edges(level, np.flatnonzero(before == UNREACHED))
+        total = loss[ways.starts] + lost
+        order = np.lexsort((total, ways.ends))
+        level, first = np.unique(ways.ends[order], return_index=True)
+        best = order[first]
+        before[level], loss[level] = ways.starts[best], total[best]
 
 
 def _path(before: NDArray[np.intp], end: int) -> list[int]:
@@ -138,64 +139,61 @@ class _Line:
 
     def _lost_standing(self, start: int) -> float:
         later = np.arange(start + 1, len(self._rows))
-        still = np.repeat(self._rows[start : start + 1], len(later), axis=0)
-        return float(self._lost(self._iou(still, later)[None])[0])
+        overlaps = self._iou(np.repeat(self._rows[start : start + 1], len(later), axis=0), later)
+        return float((1 - overlaps).sum()) if (overlaps >= self._min_iou).all() else np.inf
 
     def lost_to_last(self, level: Frames) -> Floats:
         """What is lost [n] when the frame where the lifespan ends follows each frame of `level` as the last key frame;
         infinity where it cannot. Looked at first, however far it is: most tracks that hardly move end here."""
-        last = np.array([len(self._rows) - 1])
         lost = np.full(len(level), np.inf)
-        for place, start in enumerate(level):
-            _, found = self._passable(int(start), last)
-            lost[place] = found[0] if len(found) else np.inf
+        ways, found = self._passable(_Ways(level, np.full(len(level), len(self._rows) - 1)))
+        lost[np.searchsorted(level, ways.starts)] = found
         return lost
 
-    def edges(self, start: int, frames: Frames) -> tuple[Frames, Floats]:
-        """Those of `frames` (ascending) that can follow `start` as a key frame, and what is lost on the way to each."""
-        return self._passable(start, frames[(frames > start) & (frames <= self._horizon(start))])
+    def edges(self, level: Frames, frames: Frames) -> tuple[_Ways, Floats]:
+        """The ways [n] from the frames of `level` to those of `frames` (ascending) that can be the next key frame, and
+        what is lost on each."""
+        first = np.searchsorted(frames, level, side="right")
+        behind = np.searchsorted(frames, [self._horizon(int(start)) for start in level], side="right")
+        of, place = _ragged(np.maximum(behind - first, 0))
+        return self._passable(_Ways(level[of], frames[first[of] + place]))
 
-    def _passable(self, start: int, frames: Frames) -> tuple[Frames, Floats]:
-        if not len(frames):
-            return frames, np.zeros(0)
-        frames = frames[np.isfinite(self._lost(self._probe(start, frames)))]
-        parts = [self._lost(self._all(start, part)) for part in _parts(frames, start)]
-        lost = np.concatenate(parts) if parts else np.zeros(0)
-        return frames[np.isfinite(lost)], lost[np.isfinite(lost)]
+    def _passable(self, ways: _Ways) -> tuple[_Ways, Floats]:
+        """Most ways that cannot be gone fail at a few frames, which are looked at first."""
+        likely = [part.at(np.isfinite(self._lost(part, *_probes(part)))) for part in _parts(ways, PROBES)]
+        gone = [part for some in likely for part in _parts(some)]
+        lost = [self._lost(part, *_ragged(part.lengths - 1)) for part in gone]
+        if not lost:
+            return ways.at(np.zeros(0, np.intp)), np.zeros(0)
+        losses = np.concatenate(lost)
+        passed = np.isfinite(losses)
+        starts, ends = (np.concatenate(parts)[passed] for parts in zip(*gone, strict=True))
+        return _Ways(starts, ends), losses[passed]
 
-    def _probe(self, start: int, frames: Frames) -> Floats:
-        """IoU [n, PROBES] at a few frames on the way to each of `frames`: most that cannot be reached fail here."""
-        on_the_way = start + np.outer(frames - start, np.arange(1, PROBES + 1)) // (PROBES + 1)
-        return self._on_the_way(start, frames, np.maximum(on_the_way, start + 1))
+    def _lost(self, ways: _Ways, of: Frames, place: Frames) -> Floats:
+        """1 - IoU summed over the frames on each of the ways [n], infinity where one is below the tolerance. Frame i is
+        the `place[i]`-th (from 0) between the ends of the way `of[i]`."""
+        overlaps = self._overlaps(ways, of, place + 1)
+        lost = np.bincount(of, 1 - overlaps, minlength=len(ways.starts)).astype(np.float64)
+        lost[of[overlaps < self._min_iou]] = np.inf
+        return lost
 
-    def _all(self, start: int, frames: Frames) -> Floats:
-        """IoU [n, m] at each frame on the way to each of `frames`, and 1 at those beyond it."""
-        return self._on_the_way(start, frames, np.tile(np.arange(start + 1, frames[-1] + 1), (len(frames), 1)))
-
-    def _on_the_way(self, start: int, frames: Frames, between: Frames) -> Floats:
-        before = between < frames[:, None]
-        to, at = np.nonzero(before)
-        first, step = self._rows[start], self._rows[frames] - self._rows[start]
+    def _overlaps(self, ways: _Ways, of: Frames, step: Frames) -> Floats:
+        """IoU [m] of the boxes `step` frames after the start of the ways `of` with what is interpolated there."""
+        moved = self._rows[ways.ends] - self._rows[ways.starts]
         if self._shortest:
-            step[:, 4] = (step[:, 4] + 180) % 360 - 180
-        seen = between[to, at]
-        shares = (seen - start) / (frames[to] - start)
-        overlaps = np.ones(between.shape)
-        overlaps[to, at] = self._iou(first + step[to] * shares[:, None], seen)
-        return overlaps
+            moved[:, 4] = (moved[:, 4] + 180) % 360 - 180
+        start = ways.starts[of]
+        share = step / ways.lengths[of]
+        return self._iou(self._rows[start] + moved[of] * share[:, None], start + step)
 
     def _iou(self, boxes: Floats, frames: Frames) -> Floats:
         return _iou(boxes, self._rows[frames], turned=self._turned)
 
-    def _lost(self, overlaps: Floats) -> Floats:
-        """1 - IoU summed over the rows [n] of IoUs [n, m]; infinity below the tolerance."""
-        lost = (1 - overlaps).sum(axis=1)
-        return np.where((overlaps < self._min_iou).any(axis=1), np.inf, lost)
-
     def _horizon(self, start: int) -> int:
         """No frame beyond this one can be the next key frame after `start`."""
         last = min(len(self._rows) - 1, start + LONGEST)
-        if self._turned or self._min_iou <= 0:
+        if self._turned or self._min_iou <= 0 or last - start < NEAR:
             return last
         later = self._rows[start + 1 : last + 1]
         sides, size = _sides(later), later[:, 2:4]
@@ -210,13 +208,42 @@ class _Line:
         return start + int(closed.argmax()) if closed.any() else last
 
 
-def _parts(frames: Frames, start: int) -> Iterator[Frames]:
-    """`frames` in parts whose ways from `start` fill a bounded piece of memory."""
-    rest = frames
-    while len(rest):
-        size = max(1, LARGEST_PIECE // int(rest[-1] - start))
-        yield rest[:size]
-        rest = rest[size:]
+class _Ways(NamedTuple):
+    """From key frames to others [n], in order of `starts`."""
+
+    starts: Frames
+    ends: Frames
+
+    @property
+    def lengths(self) -> Frames:
+        return self.ends - self.starts
+
+    def at(self, index: Frames | slice | NDArray[np.bool_]) -> _Ways:
+        return _Ways(self.starts[index], self.ends[index])
+
+
+def _ragged(counts: Frames) -> tuple[Frames, Frames]:
+    """For rows of so many places each: the row and the place of each of them, one row after the other."""
+    of = np.repeat(np.arange(len(counts)), counts)
+    return of, np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _probes(ways: _Ways) -> tuple[Frames, Frames]:
+    """The way and the place of a few frames on each; none on a way to the next frame."""
+    there = np.flatnonzero(ways.lengths > 1)
+    places = np.outer(ways.lengths[there], np.arange(1, PROBES + 1)) // (PROBES + 1)
+    return np.repeat(there, PROBES), np.maximum(places.ravel() - 1, 0)
+
+
+def _parts(ways: _Ways, each: int | None = None) -> Iterator[_Ways]:
+    """`ways` in parts on which a bounded number of frames is looked at: `each` on every way, or all."""
+    ends = np.cumsum(ways.lengths if each is None else np.full(len(ways.starts), each))
+    begun = 0
+    while begun < len(ends):
+        before = ends[begun - 1] if begun else 0
+        until = max(int(np.searchsorted(ends, before + LARGEST_PIECE, side="right")), begun + 1)
+        yield ways.at(slice(begun, until))
+        begun = until
 
 
 def _rows(boxes: Sequence[Box]) -> Floats:

@@ -233,8 +233,13 @@ class Drawing:
 
 def distinct(found: Detections) -> Detections:
     """Those that are things of their own, best first."""
+    if len(found.scores) < 2:
+        return found
     found = found.at(np.argsort(-found.scores, kind="stable"))
-    same = np.triu(pairwise_iou(found.xyxy, found.xyxy) > SAME_THING_IOU, 1)
+    same = pairwise_iou(found.xyxy, found.xyxy) > SAME_THING_IOU
+    if np.count_nonzero(same) <= len(same):  # each is like itself alone
+        return found
+    same = np.triu(same, 1)
     hidden = np.zeros(len(same), bool)
     for place in np.flatnonzero(same.any(axis=1)):
         if not hidden[place]:

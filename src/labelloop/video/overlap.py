@@ -15,9 +15,13 @@ def iou_upright(first_xyxy: Floats, second_xyxy: Floats) -> Floats:
     """IoU [n] of the rows of two arrays [n, 4] (left, top, right, bottom), each with its neighbour; 0 where both are
     empty."""
     sides = np.minimum(first_xyxy[:, 2:], second_xyxy[:, 2:]) - np.maximum(first_xyxy[:, :2], second_xyxy[:, :2])
-    shared = np.prod(np.maximum(sides, 0), axis=1)
-    areas = [np.prod(np.maximum(xyxy[:, 2:] - xyxy[:, :2], 0), axis=1) for xyxy in (first_xyxy, second_xyxy)]
-    return _over_union(shared, *areas)
+    return _over_union(_area(sides), *(_area(xyxy[:, 2:] - xyxy[:, :2]) for xyxy in (first_xyxy, second_xyxy)))
+
+
+def _area(sides: Floats) -> Floats:
+    """Areas [n] from widths and heights [n, 2]; negative ones count as none."""
+    inside = np.maximum(sides, 0)
+    return np.asarray(inside[:, 0] * inside[:, 1])
 
 
 def iou_turned(first: Floats, second: Floats) -> Floats:

@@ -95,14 +95,15 @@ NO_PAIRS = Matched(np.zeros(0, np.intp), np.zeros(0, np.intp))
 def pairwise_iou(first_xyxy: Floats, second_xyxy: Floats) -> Floats:
     """IoU [n, m] of boxes [n, 4] with boxes [m, 4]."""
     a, b = first_xyxy[:, None], second_xyxy[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = np.maximum(sides[..., 0], 0) * np.maximum(sides[..., 1], 0)
+    sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0)
+    shared = sides[..., 0] * sides[..., 1]
     union = _areas(a) + _areas(b) - shared
     return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
 
 
 def _areas(xyxy: Floats) -> Floats:
-    return np.asarray(np.maximum(xyxy[..., 2] - xyxy[..., 0], 0) * np.maximum(xyxy[..., 3] - xyxy[..., 1], 0))
+    sides = np.maximum(xyxy[..., 2:] - xyxy[..., :2], 0)
+    return np.asarray(sides[..., 0] * sides[..., 1])
 
 
 def assign(likeness: Floats, *, at_least: float) -> Matched:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from labelloop.core.regions import Region, Whole
-from labelloop.video.overlap import Floats
 from labelloop.video.tracker import Detections
 
 
 class Votes:
     """Takes the classes of each frame, as detections whose boxes say nothing."""
 
-    wants_camera = False
-
     def __init__(self, classes: tuple[str, ...]) -> None:
         self._classes = classes
         self._sums = np.zeros(len(classes))
         self._frames = 0
 
-    def add(self, _time_s: float, found: Detections, *, camera: Floats | None = None) -> None:  # noqa: ARG002
+    def add(self, found: Detections) -> None:
         """A class that is not named on a frame has a score of 0 there."""
         np.add.at(self._sums, found.classes, found.scores)
         self._frames += 1

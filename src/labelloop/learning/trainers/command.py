@@ -90,8 +90,8 @@ class CommandTrainer:
         ) as process:
             try:
                 report(last)
-                for line in _lines(process):
-                    news = _progress(line)
+                for line in output_lines(process):
+                    news = progress_in(line)
                     last = news or last
                     # a line without news is still a moment at which the run may be stopped
                     report(news or msgspec.structs.replace(last, message="", metrics={}))
@@ -131,7 +131,7 @@ def _filled(word: str, told: dict[str, str]) -> str:
     return word
 
 
-def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+def output_lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
     """What the program writes, line by line and into our own output; an empty line whenever it is silent for CHECK_S,
     so that the caller can stop."""
     assert process.stdout is not None
@@ -154,7 +154,8 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
     yield rest
 
 
-def _progress(line: bytes) -> Progress | None:
+def progress_in(line: bytes) -> Progress | None:
+    """What a line of JSON says of a training; None for any other line."""
     if not line.lstrip().startswith(b"{"):
         return None
     try:

@@ -92,5 +92,8 @@ def refusal(request: TrainRequest) -> str | None:
         return missing
     from labelloop.learning.trainers.families import FAMILIES, why_not
 
-    family = request.base_card.family if request.base_card else None
-    return None if family is None or family in FAMILIES else why_not(request.base_card)
+    card = request.base_card
+    if card is not None and card.engine != "detect":
+        return f"It trains detectors in ONNX files, and {card.name} is of the engine {card.engine}."
+    family = card.family if card else None
+    return None if family is None or family in FAMILIES else why_not(card)

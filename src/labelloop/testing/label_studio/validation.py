@@ -137,6 +137,15 @@ def _text(value: dict[str, Any]) -> bool:
     return isinstance(text, list) and all(isinstance(line, str) for line in text)
 
 
+def _timeline(value: dict[str, Any]) -> bool:
+    ranges = value.get("ranges")
+    return isinstance(ranges, list) and bool(ranges) and all(isinstance(one, dict) and _is_range(one) for one in ranges)
+
+
+def _is_range(one: dict[str, Any]) -> bool:
+    return all(isinstance(one.get(end), int | float) for end in ("start", "end"))
+
+
 def _video(value: dict[str, Any]) -> bool:
     keys = {"frame", "enabled", "x", "y", "width", "height", "time"}
     sequence = value.get("sequence")
@@ -157,5 +166,6 @@ _CHECKS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "brush": _brush,
     "brushlabels": _brush,
     "textarea": _text,
+    "timelinelabels": _timeline,
     "videorectangle": _video,
 }

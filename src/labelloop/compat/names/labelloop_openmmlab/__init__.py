@@ -85,7 +85,14 @@ def harmless() -> list[Any]:
     homes = ("numpy.core.multiarray", "numpy._core.multiarray")  # before NumPy 2, and since
     kinds = {type(numpy.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")}
     found = [(maker, home + "." + name) for name, maker in makers.items() for home in homes]
-    return [HistoryBuffer, numpy.ndarray, numpy.dtype, *found, *kinds]
+
+    def method(owner: Any, name: str) -> Any:
+        """Stands for `getattr`, with which it names its means and minima."""
+        if owner is not HistoryBuffer or name.startswith("_"):
+            raise ValueError(f"the checkpoint asks for {name} of {owner!r}")
+        return getattr(owner, name)
+
+    return [HistoryBuffer, numpy.ndarray, numpy.dtype, (method, "builtins.getattr"), *found, *kinds]
 
 
 def classes_of(meta: Any, config: Any) -> list[str]:
