@@ -12,8 +12,14 @@ from reference.postgres_server import postgres_server, postgres_url
 __all__ = ["postgres_server", "postgres_url", "shared"]
 
 ROOT = Path(__file__).resolve().parent.parent
-# Taken out of the environment: to the product every LABELLOOP_… name that is no setting is a typing error.
-SHARED = Path(os.environ.pop("LABELLOOP_SHARED", ROOT.parent / "shared"))
+SHARED = Path(os.environ.get("LABELLOOP_SHARED", ROOT.parent / "shared"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """To the product every LABELLOOP_… that is no setting is a typing error; the processes that run tests for this one
+    still have to be told."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        os.environ.pop("LABELLOOP_SHARED", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -66,7 +66,7 @@ def test_a_stopped_server_ends_soon_and_a_job_goes_on_with_the_next(slowly: Term
             job = job or begin(slowly)  # the second server goes on by itself
             wait(lambda before=before: sum(slowly.stored()) > before)
             process.send_signal(number)
-            assert process.wait(10) == -number
+            assert process.wait(30) == -number
             assert "Traceback" not in process.stderr.read()
     assert "running" in slowly.run("jobs", "show", job).stdout
     with slowly.serving():
@@ -102,4 +102,4 @@ def test_a_listener_does_not_keep_a_server_from_stopping(terminal: Terminal) -> 
             assert answer.status_code == 200
             process.send_signal(signal.SIGTERM)
             assert list(answer.iter_bytes()) == [], "it ends, and is not cut off"
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(30) == -signal.SIGTERM

@@ -13,8 +13,14 @@ import pytest
 import yaml
 
 from labelloop.cli import main
+from labelloop.core.regions import Size
 from labelloop.formats import coco, mot
+from labelloop.labelstudio.config import parse_config
+from labelloop.labelstudio.validate import sendable
+from labelloop.labelstudio.video import decode_track
 from labelloop.media.film import describe, read_frames
+from labelloop.video.lifespans import boxes_by_frame
+from reference.film_scene import FILM_CONFIG, HEIGHT, SIDE, WIDTH, across, write_scene
 from reference.films import number_of, numbered, write
 
 Run = Callable[..., tuple[int, str, str]]
@@ -360,3 +366,38 @@ def test_the_films_that_are_made_are_the_films_that_are_read(run: Run, tmp_path:
     assert run("interpolate", "e.json", "--format", "coco", "--images", ".", "-o", "set")[0] == 0
     names = sorted((tmp_path / "set/images/clip").iterdir())
     assert [number_of(cv2.imread(str(path))) for path in names] == list(range(1, 12))
+
+
+def test_follow_prints_a_track_that_label_studio_takes(run: Run, tmp_path: Path) -> None:
+    film = write_scene(tmp_path / "film.mp4", frames=60, background=3)
+    left, top = across(30)
+    box = f"{left},{top},{left + SIDE},{top + SIDE}"
+    status, out, err = run("follow", film, "--frame", 30, "--box", box, "--label", "Red", "--to-name", "film")
+    assert status == 0, err
+    (item,) = json.loads(out)
+    config = parse_config(FILM_CONFIG.format(rate=25))
+    assert sendable([item], config) == ([item], [])
+    assert item["value"]["labels"] == ["Red"]
+    (region,) = decode_track(item, size=Size(WIDTH, HEIGHT))
+    boxes = boxes_by_frame(region.shape)
+    assert set(boxes) == set(range(1, 61))
+    for frame in (1, 15, 45, 60):
+        left, top = across(frame)
+        assert boxes[frame].xyxy == pytest.approx((left, top, left + SIDE, top + SIDE), abs=6), frame
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--box", "1,2,3"), "is no box"),
+        (("--box", "50,10,20,40"), "is no box"),
+        (("--box", "10,10,900,40"), "320 x 192"),
+        (("--box", "10,10,40,40", "--frame", 99), "no frame 99"),
+    ],
+    ids=["three numbers", "backwards", "beyond the film", "after the film"],
+)
+def test_follow_says_what_is_wrong(run: Run, tmp_path: Path, words: tuple[object, ...], problem: str) -> None:
+    film = write_scene(tmp_path / "film.mp4", frames=20)
+    status, _, err = run("follow", film, *words)
+    assert status == 1
+    assert problem in err

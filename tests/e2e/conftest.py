@@ -14,6 +14,9 @@ from labelloop.demo.run import Demo, Options, running
 from labelloop.runtimes import label_studio as runtime
 from labelloop.runtimes import venvs
 from labelloop.runtimes.label_studio import LabelStudio
+from reference.running_server import start
+
+__all__ = ["start"]
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +17,22 @@ from playwright.sync_api import Browser, Page
 
 from labelloop.app import open_worker
 from labelloop.core.cards import ModelCard
-from labelloop.core.regions import Box, Size
+from labelloop.core.regions import Box, Interval, MediaKey, Prediction, Region, Size, Whole
 from labelloop.core.settings import read_settings
 from labelloop.engines.labels import COCO
 from labelloop.jobs.film_tracks import film_tasks, placed
 from labelloop.jobs.submit import work_of
 from labelloop.labelstudio.client import Client
+from labelloop.labelstudio.config import parse_config
+from labelloop.labelstudio.labelmap import build_label_map
 from labelloop.labelstudio.video import decode_track
+from labelloop.labelstudio.wire import encode_prediction
 from labelloop.runtimes.label_studio import LabelStudio
 from labelloop.serving.models import add_model, open_store
 from labelloop.store.jobs import Options
 from labelloop.video.interpolate import pivoted
 from labelloop.video.lifespans import boxes_by_frame
+from reference.running_server import Start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 
@@ -81,9 +86,9 @@ def filmed(label_studio: LabelStudio, shared: Path, tmp_path_factory: pytest.Tem
         client.delete_project(project)
 
 
-@pytest.fixture
-def window(browser: Browser, label_studio: LabelStudio, filmed: Filmed) -> Iterator[Page]:
-    """The film's task, open."""
+@contextmanager
+def opened(browser: Browser, label_studio: LabelStudio, project: int, task: int, *, regions: int) -> Iterator[Page]:
+    """A film's task, with all that is drawn on it."""
     with browser.new_context(viewport={"width": 1440, "height": 900}) as context:
         page = context.new_page()
         page.set_default_timeout(60_000)
@@ -92,10 +97,17 @@ def window(browser: Browser, label_studio: LabelStudio, filmed: Filmed) -> Itera
         page.fill("input[name=password]", label_studio.password)
         page.click("button[type=submit]")
         page.wait_for_url(lambda url: "/user/login" not in url)
-        page.goto(f"{label_studio.url}/projects/{filmed.project}/data?task={filmed.task}")
-        page.wait_for_function("() => document.querySelectorAll('.lsf-outliner-item').length >= 3")
+        page.goto(f"{label_studio.url}/projects/{project}/data?task={task}")
+        page.wait_for_function(f"() => document.querySelectorAll('.lsf-outliner-item').length >= {regions}")
         page.wait_for_function(READY)
         page.wait_for_load_state("networkidle")
+        yield page
+
+
+@pytest.fixture
+def window(browser: Browser, label_studio: LabelStudio, filmed: Filmed) -> Iterator[Page]:
+    """The film's task, open."""
+    with opened(browser, label_studio, filmed.project, filmed.task, regions=3) as page:
         yield page
 
 
@@ -198,3 +210,61 @@ def test_the_film_plays_with_its_tracks_and_a_persons_key_frame_comes_back(windo
 
 def key_frames(result: list[Any], name: str) -> set[int]:
     return {key["frame"] for item in result if item["id"] == name for key in item["value"]["sequence"]}
+
+
+TIMELINE = f"""<View><TimelineLabels name="when" toName="film"><Label value="Running" predicted_values="run"/>
+<Label value="Resting" predicted_values="rest"/></TimelineLabels>
+<Choices name="what" toName="film"><Choice value="Sports" predicted_values="sports"/></Choices>
+<Labels name="kinds" toName="film"><Label value="Dog"/></Labels>
+<Video name="film" value="$video" frameRate="{RATE}"/><VideoRectangle name="box" toName="film" smart="true"/></View>"""
+
+
+def test_stretches_are_on_the_timeline_and_no_smart_tool_asks_about_films(
+    browser: Browser, label_studio: LabelStudio, shared: Path, start: Start
+) -> None:
+    """What a classifier says is taken, shown and submitted unchanged. A box that is drawn with Auto-Annotation on is not
+    sent to the model: when it is, docs/video.md has to say so."""
+    film, key = shared / "data" / "video" / "woman_and_dog.mp4", MediaKey("video")
+    if not film.is_file():
+        pytest.skip("the shared film is not there")
+    labels = build_label_map(parse_config(TIMELINE), ["run", "rest", "sports"], task="classify")
+    said = (
+        Region(Whole(), label="sports", score=0.8, media=key),
+        Region(Interval(11, 60), label="run", score=0.9, media=key),
+        Region(Interval(40, 289), label="rest", score=0.7, media=key),
+    )
+    with Client(label_studio.url, label_studio.token) as client:
+        project = client.create_project("a timeline", TIMELINE).id
+        (task,) = client.upload_files(project, [film]).task_ids
+        item = encode_prediction(Prediction(said, {key: FILM}, "colours@1", 0.5), labels, task_id=task)
+        assert client.import_predictions(project, [{"task": task, **item}]).created == 1
+        client.set_project(project, model_version="colours@1")
+        client.add_backend(project, start().url, title="asked by smart tools", is_interactive=True)
+        with opened(browser, label_studio, project, task, regions=2) as page:
+            shown = [text.split("\n") for text in page.locator(".lsf-outliner-item").all_inner_texts()]
+            assert [words[1] for words in shown] == ["Running", "Resting"]
+            asked: list[str] = []
+            page.on("request", lambda request: asked.append(request.url))
+            page.locator("[data-testid=bottombar-auto-annotation-toggle]").check(force=True)
+            page.locator(".lsf-label:has-text('Dog')").click()
+            left, top, width, height = page.evaluate(PLACE)
+            page.mouse.move(left + width * 0.7, top + height * 0.3)
+            page.mouse.down()
+            page.mouse.move(left + width * 0.75, top + height * 0.4, steps=4)
+            page.mouse.move(left + width * 0.85, top + height * 0.6, steps=4)
+            page.mouse.up()
+            page.wait_for_function("() => document.querySelectorAll('.lsf-outliner-item').length >= 3")
+            with page.expect_response(lambda answer: f"/api/tasks/{task}/annotations" in answer.url) as sent:
+                page.click("[data-testid=bottombar-submit-button]")
+            assert sent.value.status == 201
+            assert not [url for url in asked if "interactive" in url]
+        (annotation,) = client.task(task)["annotations"]
+        client.delete_project(project)
+    values = [one["value"] for one in annotation["result"]]
+    assert {"choices": ["Sports"]} in values
+    stretches = [value for value in values if "ranges" in value]
+    assert stretches == [
+        {"ranges": [{"start": 11, "end": 60}], "timelinelabels": ["Running"]},
+        {"ranges": [{"start": 40, "end": 289}], "timelinelabels": ["Resting"]},
+    ]
+    assert [value["labels"] for value in values if "sequence" in value] == [["Dog"]]

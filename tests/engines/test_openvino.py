@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from labelloop.engines.onnx import OnnxModel, open_model
 from labelloop.media.image import decode
 from reference import tiny_models as tiny
 
-pytest.importorskip("openvino")
+pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="the extra openvino is not installed")
 
 WATCHED = """
 import sys

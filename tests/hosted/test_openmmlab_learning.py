@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 
+from labelloop.app import assemble, close, training_of
 from labelloop.core.geometry import iou
 from labelloop.core.settings import read_settings
 from labelloop.learning.trainers.base import Progress, Stopped, Trained, TrainRequest
 from labelloop.learning.trainers.process import run
 from labelloop.runtimes import venvs
 from labelloop.serving.models import add_model, open_registry
+from labelloop.store.loops import LoopOptions
+from labelloop.testing import FakeLabelStudio
 from reference.openmmlab import make_models, run_there, runtime
+from reference.running_server import Backend
 from reference.stand import Caller, Stand
 
 __all__ = ["runtime"]
@@ -77,6 +82,10 @@ def draw(rng: np.random.Generator) -> Shapes:
         cv2.circle(picture, (x, y), radius, rng.integers(0, 90, 3).tolist(), -1)
         boxes.append((x - radius, y - radius, x + radius + 1, y + radius + 1))
     return Shapes(picture, np.array(boxes, float))
+
+
+def as_uri(shapes: Shapes) -> str:
+    return "data:image/png;base64," + base64.b64encode(cv2.imencode(".png", shapes.picture)[1].tobytes()).decode()
 
 
 def write_data(folder: Path) -> Path:
@@ -144,8 +153,7 @@ def found_share(caller: Caller) -> float:
     """How many of twenty shapes that it never saw have a box with IoU 0.5."""
     rng = np.random.default_rng(99)
     scenes = [draw(rng) for _ in range(10)]
-    encoded = [base64.b64encode(cv2.imencode(".png", scene.picture)[1].tobytes()).decode() for scene in scenes]
-    tasks = [{"id": n, "data": {"image": f"data:image/png;base64,{text}"}} for n, text in enumerate(encoded)]
+    tasks = [{"id": number, "data": {"image": as_uri(scene)}} for number, scene in enumerate(scenes)]
     hits = 0
     for scene, answer in zip(scenes, caller.predict(tasks, BOXES), strict=True):
         values = [region["value"] for region in answer["result"]]
@@ -178,13 +186,43 @@ def test_the_same_weights_behind_the_template_find_what_was_drawn(
         assert found_share(caller) >= 0.6
 
 
-def test_the_candidate_is_served_by_the_engine_of_its_base(learned: Learned) -> None:
-    shown = learned.stand.run("models", "list")
-    assert "shapes@2" in shown.stdout, shown.stderr
-    threshold = {"LABELLOOP_SCORE_THRESHOLD": "0.2"}
-    learned.stand.environment |= threshold
-    with learned.stand.serving("--model", "shapes@2", command="serve") as caller:
-        assert found_share(caller) >= 0.6
+def test_the_loop_goes_on_from_such_a_model(learned: Learned) -> None:
+    """Both versions are measured on the prediction path, in processes of their own."""
+    rng = np.random.default_rng(7)
+    scenes = [draw(rng) for _ in range(40)]
+    with FakeLabelStudio() as studio:
+        settings = read_settings(home=learned.stand.home, label_studio_url=studio.url, label_studio_token=studio.token)
+        project = studio.add_project("shapes", BOXES)
+        annotate(studio, studio.add_tasks(project, [{"image": as_uri(scene)} for scene in scenes]), scenes)
+        parts = assemble(settings)
+        try:
+            training = training_of(parts.store)
+            parts.store.registry.save_connection(studio.url, studio.token)
+            parts.store.registry.bind(project, "shapes@2")
+            parts.jobs.start()
+            options = LoopOptions(trainer_options={"batch": 4, "rate": 1e-5, "max_steps": 3}, budget_s=600)
+            job, _ = training.begin(project, studio.url, options, reason="the test asked")
+            Backend.wait(lambda: training.jobs.get(job.id).ended, seconds=300)
+            run_row = training.runs.find(job.id)
+            lines = [line.text for line in training.jobs.lines(job.id)]
+        finally:
+            close(parts)
+    assert run_row is not None
+    assert (run_row.trainer, run_row.base, run_row.candidate) == ("openmmlab", "shapes@2", "shapes@3"), lines
+    assert run_row.metrics["live"]["ap50"] > 0.5, lines
+    assert run_row.metrics["candidate"]["ap50"] > 0.5, lines
+
+
+def annotate(studio: FakeLabelStudio, tasks: list[int], scenes: list[Shapes]) -> None:
+    common = {"from_name": "box", "to_name": "img", "type": "rectanglelabels", "image_rotation": 0}
+    common |= {"original_width": SIDE, "original_height": SIDE}
+    with httpx.Client(base_url=studio.url, headers={"Authorization": f"Token {studio.token}"}) as client:
+        for task, scene in zip(tasks, scenes, strict=True):
+            result = []
+            for number, (left, top, right, bottom) in enumerate((100 / SIDE * scene.xyxy).tolist()):
+                place = {"x": left, "y": top, "width": right - left, "height": bottom - top, "rotation": 0}
+                result.append({**common, "id": str(number), "value": {**place, "rectanglelabels": ["Ball"]}})
+            client.post(f"/api/tasks/{task}/annotations/", json={"result": result}).raise_for_status()
 
 
 def test_the_same_model_twice_is_one_version(learned: Learned) -> None:

@@ -58,7 +58,7 @@ class Victim:
         self.process = subprocess.Popen(
             [sys.executable, "-c", WORKER, *self._arguments], env=environment, stdout=subprocess.DEVNULL
         )
-        wait(lambda: len(self._desk.studio.requests) > before + 1 or self.ended(), seconds=40, every_s=0.005)
+        wait(lambda: len(self._desk.studio.requests) > before + 1 or self.ended(), every_s=0.005)
 
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None

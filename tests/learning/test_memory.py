@@ -105,7 +105,7 @@ def test_a_database_that_hangs_or_fails_costs_nobody_anything(view: View, monkey
     recorder = Recorder(scores)
     answer: list[Any] = [[Prediction()], view]
     recorder.note([Task(1, {}, 5)], *answer)
-    assert scores.entered.wait(10)  # the first is being written; two may wait, the others are dropped
+    assert scores.entered.wait(60)  # the first is being written; two may wait, the others are dropped
     for task in range(2, 9):
         recorder.note([Task(task, {}, 5)], *answer)
     scores.gate.set()

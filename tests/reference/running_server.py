@@ -55,7 +55,7 @@ class Backend:
         self.wait(lambda: self.http.get("/ready").status_code == 200)
 
     @staticmethod
-    def wait(condition: Callable[[], Any], seconds: float = 10) -> None:
+    def wait(condition: Callable[[], Any], seconds: float = 60) -> None:
         wait(condition, seconds, every_s=0.01)
 
 

@@ -161,6 +161,23 @@ async def test_a_person_is_served_while_every_worker_is_on_a_batch() -> None:
         lanes.close()
 
 
+async def test_closing_both_lanes_takes_one_time_and_refuses_at_once() -> None:
+    gate = Gate()
+    lanes: Lanes[Any, Any] = Lanes(gate, name="test", workers=1, urgent=1)
+    stuck = [asyncio.create_task(lanes.submit(n, priority=p, deadline=soon())) for n, p in enumerate(Priority)]
+    while lanes.waiting() > 2:
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(asyncio.to_thread(lanes.close, timeout_s=0.2))
+    while not closing.done():
+        await asyncio.sleep(0)
+    for priority in Priority:
+        with pytest.raises(ShuttingDown):
+            lanes.put("late", priority=priority, deadline=soon())
+    gate.open.set()
+    said = await asyncio.gather(*stuck, return_exceptions=True)
+    assert sum(isinstance(one, ShuttingDown) for one in said) == 2, "one of each lane waited, one was at work"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no urgency of their own")
 async def test_batches_leave_the_cores_to_people() -> None:
     def run(items: Sequence[Any]) -> list[Any]:

@@ -13,7 +13,7 @@ import typer
 from labelloop.core.errors import FilmError
 
 if TYPE_CHECKING:
-    from labelloop.core.regions import Size
+    from labelloop.core.regions import Box, Size
 
 app = typer.Typer(name="video", help="Films: make them, and read what people drew on them.", no_args_is_help=True)
 
@@ -162,6 +162,53 @@ def evaluate(
         counts = (found.switches, found.misses, found.false_positives)
         table.add_row(path.name, *(f"{value:.2f}" for value in percents), *map(str, counts))
     console().print(table)
+
+
+@app.command()
+def follow(
+    film: Path = typer.Argument(exists=True, dir_okay=False, help="The film."),
+    box: str = typer.Option(..., help="What to follow: LEFT,TOP,RIGHT,BOTTOM in pixels of the upright frame."),
+    frame: int = typer.Option(1, min=1, help="The frame that the box is on, from 1."),
+    label: str = typer.Option(None, help="What it is."),
+    frame_rate: float = typer.Option(None, min=0.1, help="The label config's frameRate. Default: the film's."),
+    from_name: str = typer.Option("box", help="Name of the <VideoRectangle>."),
+    to_name: str = typer.Option("video", help="Name of the <Video>."),
+    seconds: float = typer.Option(600.0, min=1, help="End the search after this time, wherever it is."),
+) -> None:
+    """Follow what is in a box forwards and backwards until it is lost; prints a result for Label Studio."""
+    import json
+    import time
+
+    from labelloop.core.regions import KeyFrame, Track
+    from labelloop.labelstudio.percent import Canvas
+    from labelloop.labelstudio.video import draw_track
+    from labelloop.media.film import describe
+    from labelloop.serving.follow import follow as followed
+
+    shown = describe(film)
+    rate = frame_rate or shown.fps
+    drawn = Track((KeyFrame(frame, _box(box, shown.size)),), shown.frames_count, shown.duration_s)
+    if (frame - 0.5) / rate > shown.duration_s:
+        raise FilmError(f"The film has no frame {frame}.", hint=f"It lasts {shown.duration_s:.2f} s.")
+    until_s = time.monotonic() + seconds
+    track = followed(shown, drawn, frame_rate=rate, until_s=until_s, go_on=lambda: None)
+    value = draw_track(track, Canvas.of(shown.size)) or {}
+    labels = {"labels": [label]} if label else {}
+    item = {"from_name": from_name, "to_name": to_name, "type": "videorectangle", "origin": "prediction"}
+    typer.echo(json.dumps([{**item, "value": value | labels}]))
+
+
+def _box(text: str, size: Size) -> Box:
+    from labelloop.core.regions import Box
+
+    try:
+        left, top, right, bottom = map(float, text.split(","))
+    except ValueError:
+        left = top = right = bottom = 0.0
+    if not (0 <= left < right <= size.width and 0 <= top < bottom <= size.height):
+        hint = f"Write LEFT,TOP,RIGHT,BOTTOM in pixels; a frame has {size.width} x {size.height}."
+        raise FilmError(f"{text!r} is no box in this film.", hint=hint)
+    return Box((left, top, right, bottom))
 
 
 def _size(text: str | None) -> Size | None:

@@ -21,9 +21,9 @@ Wants = Literal["picture", "text", "task", "nothing"]
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
-    """How to run: `device` is "cpu", "cuda", "cuda:N" or "auto"; `threads` is how many inferences run at a time
-    on the CPU, one core each. `max_batch` 0 leaves the batch to the engine. `desk` is None where no model is served,
-    and models that need one cannot be loaded."""
+    """How to run: `device` is "cpu", "cuda", "cuda:N", "openvino" or "auto"; `threads` is how many inferences run at a
+    time on the CPU, one core each; while batches are at work, as many more for people. `max_batch` 0 leaves the batch
+    to the engine. `desk` is None where no model is served, and models that need one cannot be loaded."""
 
     device: str = "auto"
     threads: int = 1

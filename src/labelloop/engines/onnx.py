@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +15,7 @@ import structlog
 from numpy.typing import NDArray
 
 from labelloop.core.errors import ModelError, ModelFailed
-from labelloop.engines.onnx_file import check_external_data, scan, with_constant_weights
+from labelloop.engines.onnx_file import check_external_data, lean_copy, scan
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -87,8 +88,8 @@ class OnnxModel:
         """Raises ModelError when the file cannot be read, or wants to read files outside its folder."""
         contents = scan(path)
         check_external_data(path, contents.external)
-        lean = with_constant_weights(path) if optimise and not contents.external else None
-        self._session, self.device = _open(path, device, contents=lean, optimise=optimise)
+        with lean_copy(path) if optimise and not contents.external else nullcontext(path) as file:
+            self._session, self.device = _open(file, device, name=path.name, optimise=optimise)
         meta = self._session.get_modelmeta()
         self.signature = Signature(
             inputs=tuple(_tensor(node) for node in self._session.get_inputs()),
@@ -117,7 +118,13 @@ def open_model(path: Path, *, device: str, threads: int) -> Model:
         return OnnxModel(path, device="cpu")
     from labelloop.engines.openvino import OpenVinoModel
 
-    return OpenVinoModel(path, device=device, threads=threads)
+    try:
+        return OpenVinoModel(path, device=device, threads=threads)
+    except ModelError as error:
+        if device != "openvino":  # a graphics card that was asked for by name
+            raise
+        log.warning("openvino-unable", model=path.name, using="cpu", reason=str(error))
+        return OnnxModel(path, device="cpu")
 
 
 def read_signature(path: Path) -> Signature:
@@ -130,7 +137,7 @@ def _tensor(node: ort.NodeArg) -> Tensor:
     return Tensor(name=node.name, shape=tuple(node.shape), dtype=_DTYPES.get(kind, kind))
 
 
-def _open(path: Path, device: str, *, contents: bytes | None, optimise: bool) -> tuple[ort.InferenceSession, str]:
+def _open(path: Path, device: str, *, name: str, optimise: bool) -> tuple[ort.InferenceSession, str]:
     import onnxruntime as ort  # here: 35 ms and tens of megabytes that a process without models need not pay
 
     options = ort.SessionOptions()
@@ -142,17 +149,17 @@ def _open(path: Path, device: str, *, contents: bytes | None, optimise: bool) ->
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     providers = _providers(device, ort.get_available_providers())
     try:
-        session = ort.InferenceSession(contents or str(path), options, providers=providers)
+        session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exception classes share no public base
         raise ModelError(
-            f"ONNX Runtime {ort.__version__} cannot load {path.name}: {error}",
+            f"ONNX Runtime {ort.__version__} cannot load {name}: {error}",
             hint="Export it again, with an older opset if the message speaks of one.",
         ) from error
     used = _device(session)
     if len(providers) > 1 and used == "cpu":
         log.warning(
             "gpu-unusable",
-            model=path.name,
+            model=name,
             wanted=device,
             hint="ONNX Runtime could not start CUDA; see its message above.",
         )

@@ -10,15 +10,12 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from labelloop.core.errors import ModelError, ModelFailed
 from labelloop.engines.onnx import Array, read_signature
-
-if TYPE_CHECKING:
-    import openvino
 
 PREFIX = "openvino"
 
@@ -31,7 +28,7 @@ class OpenVinoModel:
         """`device` is "openvino" for the CPU, or "openvino:gpu", "openvino:npu" … as OpenVINO calls them. Raises
         ModelError when the file cannot be read or the device is not there."""
         self.signature = read_signature(path)
-        self.device = device
+        self.device = PREFIX if _name(device) == "CPU" else device
         self._compiled = _compile(path, device, threads)
         self._requests = threading.local()
 
@@ -48,13 +45,28 @@ class OpenVinoModel:
             raise ModelFailed(f"The model raised: {error}") from error
 
 
-def _compile(path: Path, device: str, threads: int) -> openvino.CompiledModel:
-    # its package of conversion tools, which comes along, asks a server on the internet as soon as it is imported, and
-    # leaves a mark in the user's home; without this part of it nothing leaves the premises, and nothing is missing
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    import openvino  # here: 0.3 s and tens of megabytes that nobody else need pay
+def _name(device: str) -> str:
+    """What OpenVINO calls it."""
+    return device.partition(":")[2].upper() or "CPU"
 
-    name = device.partition(":")[2].upper() or "CPU"
+
+def _imported() -> Any:
+    """The package, without the part of its conversion tools that asks a server on the internet as soon as it is
+    imported, and leaves a mark in the user's home. Nothing is missing without it."""
+    keep_out = not {"openvino", "openvino_telemetry"} & sys.modules.keys()
+    if keep_out:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino  # here: 0.3 s and tens of megabytes that nobody else need pay
+    finally:
+        if keep_out:
+            del sys.modules["openvino_telemetry"]
+    return openvino
+
+
+def _compile(path: Path, device: str, threads: int) -> Any:
+    openvino = _imported()
+    name = _name(device)
     told: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads} if name == "CPU" else {}
     try:
         return openvino.Core().compile_model(path, name, told)

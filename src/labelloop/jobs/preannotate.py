@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 from labelloop.core.regions import Prediction
 from labelloop.core.tasks import Task
 from labelloop.jobs.delivery import Delivery
-from labelloop.jobs.patience import Patience
+from labelloop.jobs.patience import Interrupted, Patience
 from labelloop.jobs.reading import Reading, Taken
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.wire import encode_prediction
@@ -76,6 +76,7 @@ class Preannotation:
         self._import_size = 1 if one_by_one else import_size
         self._size = min(self._smallest, self._import_size)
         self._storing_s = 0.0
+        self._closing = False
         self._delivery = Delivery(
             client,
             pages,
@@ -102,11 +103,17 @@ class Preannotation:
         if self._waiting:
             self._deliver(self._waiting.pop(0))
             return True
-        kept = self._ahead.result()
-        if kept is None:
-            return not self._guest and self._look_after_others()
-        self._ahead = self._threads.submit(self._prepare)
-        self._deliver(kept.result())
+        try:
+            kept = self._ahead.result()
+            if kept is None:
+                return not self._guest and self._look_after_others()
+            self._ahead = self._threads.submit(self._prepare)
+            page = kept.result()
+        except (RuntimeError, CancelledError) as error:
+            if self._closing:  # in another thread: this process ends, and the job does not
+                raise Interrupted from error
+            raise
+        self._deliver(page)
         return True
 
     def _look_after_others(self) -> bool:
@@ -124,6 +131,7 @@ class Preannotation:
 
     def close(self) -> None:
         """Let go. What is being predicted is finished first, and kept if the job is still ours."""
+        self._closing = True
         self._patience.end()
         self._threads.shutdown(cancel_futures=True)
         self._client.close()

@@ -34,6 +34,10 @@ FORMATS = "mov,matroska,webm,avi,ogg,mpegts,mpeg,flv,asf,ivf,h264,hevc,m4v,gif"
 and addresses to read: a film from a task must not choose those."""
 
 
+FULL_RANGE = 2
+"""FFmpeg's number for colours from 0 to 255, which few films have; OpenCV counts on 16 to 235."""
+
+
 class Film(msgspec.Struct, frozen=True):
     """What a film is. `size` is upright (rotation metadata applied); `fps` the mean rate over its length;
     `variable_rate` is true where frames are not evenly spaced, so that `frame / fps` is not its time."""
@@ -178,7 +182,7 @@ def _reduced(frame: VideoFrame, size: Size) -> NDArray[np.uint8]:
     1280 x 720 to 416 x 234, where converting all of it takes 0.7 and reducing that 1.8."""
     import cv2
 
-    if frame.format.name not in ("yuv420p", "yuvj420p"):
+    if frame.format.name != "yuv420p" or frame.color_range == FULL_RANGE:
         return _shrunk(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), size)
     even = Size(size.width + size.width % 2, size.height + size.height % 2)
     half = Size(even.width // 2, even.height // 2)

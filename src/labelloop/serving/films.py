@@ -41,10 +41,9 @@ from labelloop.video.timeline import Sayings
 
 log = structlog.get_logger(__name__)
 
-WINDOW = 16
-"""Frames between "decoded" and "linked", or twice what the model takes at a time. Half of them are linked, and then as
-many decoded, at a time: turn by turn each would find the processor's caches full of the others' data, and linking takes
-1.5 ms a frame instead of 0.9."""
+WINDOW, LARGEST_WINDOW = 16, 64
+"""Frames between "decoded" and "linked": twice what the model takes at a time, within these bounds. Half of them are
+linked and as many decoded in one go: the film's thread wakes up once for so many, and the model has the other half."""
 
 AT_A_TIME = 4
 """Films in work; further ones wait."""
@@ -185,7 +184,8 @@ class _Looking:
         )
         self._lowest = options.low if isinstance(self._linker, Linker) else 0.0
         self._camera = Camera() if self._linker.wants_camera else None
-        self._window = max(WINDOW, 2 * lease.engine.max_batch * lease.engine.parallel)
+        at_a_time = lease.engine.max_batch * lease.engine.parallel
+        self._window = min(max(WINDOW, 2 * at_a_time), LARGEST_WINDOW)
         self._waiting: deque[tuple[Frame, Floats | None, Future[tuple[Region, ...]]]] = deque()
         self._part: list[Looked] = []
         self._part_since = time.monotonic()
@@ -199,6 +199,7 @@ class _Looking:
                 self._submit(frame)
                 if len(self._waiting) >= self._window:
                     for _ in range(self._window // 2):
+                        go_on()
                         self._take()
             while self._waiting:
                 go_on()

@@ -127,10 +127,17 @@ class Stage(Generic[In, Out]):
     def close(self, *, timeout_s: float | None = None) -> None:
         """Finish what was submitted, then end the threads. After `timeout_s` what waits fails with ShuttingDown, and
         a thread that is still at work is left to itself (it is a daemon)."""
+        self.refuse()
+        self.finish(None if timeout_s is None else time.monotonic() + timeout_s)
+
+    def refuse(self) -> None:
+        """Take nothing new; the first part of `close`."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
-        until = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def finish(self, until: float | None) -> None:
+        """Wait for the threads, until an instant of `time.monotonic` at most; the second part of `close`."""
         for thread in self._threads:
             thread.join(None if until is None else max(0.0, until - time.monotonic()))
         with self._wake:
@@ -141,7 +148,8 @@ class Stage(Generic[In, Out]):
     def _work(self) -> None:
         if self._nice and sys.platform == "linux":  # elsewhere it would be the whole process
             mine = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, mine, max(self._nice, os.getpriority(os.PRIO_PROCESS, mine)))
+            with contextlib.suppress(OSError):  # a sandbox that forbids it; then people share with batches
+                os.setpriority(os.PRIO_PROCESS, mine, max(self._nice, os.getpriority(os.PRIO_PROCESS, mine)))
         while batch := self._take():
             begun = time.perf_counter()
             for work in batch:
@@ -232,8 +240,11 @@ class Lanes(Generic[In, Out]):
 
     def close(self, *, timeout_s: float | None = None) -> None:
         """As Stage.close, for both."""
-        self._people.close(timeout_s=timeout_s)
-        self._batches.close(timeout_s=timeout_s)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        for lane in (self._people, self._batches):
+            lane.refuse()
+        for lane in (self._people, self._batches):
+            lane.finish(until)
 
 
 def _finish(work: _Work[Any], result: Any) -> Any:

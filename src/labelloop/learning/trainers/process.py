@@ -58,12 +58,13 @@ site-packages, and our numpy must not stand before theirs."""
 
 class Limits(msgspec.Struct, frozen=True):
     """`overtime_s`: how long after its budget a run may take to finish its file. `memory_bytes`: resident memory of
-    the trainer and what it starts together (Linux); None: no limit. `nice`: how much less urgent than we are."""
+    the trainer and what it starts together (Linux); None: no limit. `nice`: how much less urgent than we are; more than
+    threads for batches (serving/stage)."""
 
     overtime_s: float = 60.0
     memory_bytes: int | None = None
     stop_grace_s: float = 1.5
-    nice: int = 10
+    nice: int = 15
 
 
 USUAL = Limits()
