@@ -53,12 +53,17 @@ OCR = (
     "dict(type='Resize', scale=(256, 256), keep_ratio=True), dict(type='PackTextDetInputs',"
     "meta_keys=('ori_shape', 'img_shape', 'scale_factor'))]))"
 )
+SMALL = (
+    "\ntest_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'),"
+    "dict(type='Resize', scale=(320, 320), keep_ratio=True), dict(type='Pad', size=(320, 320)), dict(type='PackDetInputs',"
+    "meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]))"
+)
 CONFIGS = {
-    "rtmdet_ins": ("mmdet/.mim/configs/rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py", f"model = dict(bbox_head=dict(num_classes=2), {FEW[:-1]}, mask_thr_binary=0.0))"),  # all of the picture
+    "rtmdet_ins": ("mmdet/.mim/configs/rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py", f"model = dict(bbox_head=dict(num_classes=2), {FEW[:-1]}, mask_thr_binary=0.0))" + SMALL),  # all of the picture
     "faster_rcnn": (
         "mmdet/.mim/configs/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
         "model = dict(backbone=dict(depth=18), neck=dict(in_channels=[64, 128, 256, 512]), roi_head=dict(bbox_head=dict(num_classes=2)), "
-        "test_cfg=dict(rpn=dict(max_per_img=50), rcnn=dict(score_thr=0.0, max_per_img=5)))",
+        "test_cfg=dict(rpn=dict(max_per_img=50), rcnn=dict(score_thr=0.0, max_per_img=5)))" + SMALL,
     ),
     "mmyolo": ("mmyolo/.mim/configs/yolov5/yolov5_n-v61_syncbn_fast_8xb16-300e_coco.py", f"model = dict(bbox_head=dict(head_module=dict(num_classes=2)), {FEW})"),
     "dbnet": ("mmocr/.mim/configs/textdet/dbnet/dbnet_resnet18_fpnc_1200e_icdar2015.py", OCR),

@@ -47,7 +47,9 @@ def build(config: Any, state_dict: Any, device: str = "cpu") -> Any:
         raise ValueError(f"the checkpoint is not of the model in the config: it lacks {len(lacking)} weights, "
                          f"for instance {lacking[0]}")  # fmt: skip
     model.cfg = config
-    model.test_pipeline = Compose(pipeline_of(config))
+    steps = pipeline_of(config)
+    model.test_pipeline = Compose(steps)
+    model.reads_rgb = steps[0].get("color_type") == "grayscale"  # MMOCR makes grey of RGB where it is given arrays
     return model.to(device).eval()
 
 
@@ -133,7 +135,8 @@ def infer(model: Any, pictures: Any) -> list[Any]:
         return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rows = [model.test_pipeline({"img": picture, "img_id": 0, "img_path": None}) for picture in pictures]
+        shown = [picture[:, :, ::-1].copy() if model.reads_rgb else picture for picture in pictures]
+        rows = [model.test_pipeline({"img": picture, "img_id": 0, "img_path": None}) for picture in shown]
         with torch.no_grad():
             return [sample.cpu() for sample in model.test_step(pseudo_collate(rows))]
 
