@@ -285,6 +285,7 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         training,
         parts.metrics,
         note=parts.recorder.note,
+        homes=registry.homes,
         hosted=HostedCalls(parts.store.values, parts.store.fits, parts.projects, parts.predictor),
     )
     api = Api(

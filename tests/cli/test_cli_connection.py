@@ -10,9 +10,9 @@ from typer.testing import CliRunner, Result
 
 from labelloop.cli import app
 from labelloop.core.cards import ModelCard
-from labelloop.core.errors import SettingsError
+from labelloop.core.errors import ProjectElsewhere, SettingsError
 from labelloop.core.settings import read_settings
-from labelloop.serving.models import open_registry
+from labelloop.serving.models import open_registry, open_store
 from labelloop.testing import FakeBackend, FakeLabelStudio
 
 CONFIG = """<View><Image name="picture" value="$photo"/>
@@ -61,6 +61,41 @@ def test_connect_then_doctor_remembers_the_address(studio: FakeLabelStudio) -> N
     assert not any(secret in text.output for text in (done, again, checked) for secret in (token, studio.token))
     assert registry.connections() == [(studio.url, token)]
     assert registry.catalogue().bindings[1].number is None
+
+
+def test_a_second_label_studio_with_the_same_project_number_needs_a_choice(studio: FakeLabelStudio) -> None:
+    store = open_store(read_settings())
+    registry = store.registry
+    registry.add(None, ModelCard(name="cars", engine="empty", labels=("car",)))
+    store.values.set("cars", "1", "kept", "of the first")
+    with FakeBackend(model_version="cars@1.abcdef01") as backend, FakeLabelStudio() as second:
+        backend.answers["/ready"] = (200, {"ready": True, "models": {"cars@1": "ready"}})
+        typed = ("--backend-url", backend.url, "--model", "cars")
+        assert run("connect", "1", "--url", studio.url, "--token", studio.token, *typed).exit_code == 0
+        second.advance(1000)
+        assert second.add_project("Rivers", CONFIG) == 1
+        there = ("--url", second.url, "--token", second.token)
+        for command in (
+            ("connect", "1", *there, *typed),
+            ("prelabel", "Rivers", *there, "--detach"),
+            ("loop", "1", "on", *there),
+            ("order", "1", *there),
+            ("watch", "1", *there),
+        ):
+            refused = run(*command)
+            assert isinstance(refused.exception, ProjectElsewhere), (command, refused.output)
+            assert f"in {studio.url}" in str(refused.exception)
+            assert "labelloop connect 1 --take-over" in str(refused.exception)
+        assert [url for url, _ in registry.connections()] == [studio.url]
+        assert not second.state.backends, "nothing was changed over there"
+        same = run("connect", "1", "--url", studio.url, "--token", studio.token, *typed, "--take-over")
+        assert same.exit_code == 0
+        assert store.values.get("cars", "1", "kept"), "nothing to take over: nothing is forgotten"
+        assert run("connect", "1", *there, *typed, "--take-over").exit_code == 0
+        assert registry.connections()[0][0] == second.url
+        assert store.values.get("cars", "1", "kept") is None, "what was known of the first one is gone"
+        back = run("connect", "1", "--url", studio.url, "--token", studio.token, *typed)
+        assert isinstance(back.exception, ProjectElsewhere)
 
 
 def test_connect_fails_with_a_reason_and_code_1(studio: FakeLabelStudio) -> None:

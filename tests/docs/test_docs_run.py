@@ -83,7 +83,7 @@ class Stage:
         """Label Studio asks for project 1, as it does all the time, and the models become warm."""
         Backend.wait(lambda: self.http.get("/ready").status_code == 200)
         body = {
-            "project": "1.1795176116",
+            "project": self.studio.state.projects[1].uid,
             "schema": CONFIG,
             "hostname": self.studio.url,
             "access_token": self.studio.token,

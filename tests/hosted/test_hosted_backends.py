@@ -81,6 +81,7 @@ def test_a_whole_project_is_predicted_under_the_name_that_the_model_gives_itself
         tasks = studio.add_tasks(project, [{"image": PICTURE}] * 3)
         stand.environment |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
         with stand.serving(str(BACKENDS / "event_listener"), "--with", "flavour=sweet") as caller:
+            caller.studio = studio
             said = stand.run("prelabel", str(project))
             assert said.returncode == 0, said.stdout + said.stderr
             stored = [studio.predictions(task) for task in tasks]
@@ -198,6 +199,7 @@ def test_a_detector_learns_from_the_annotated_tasks_of_its_project(stand: Stand)
         stand.environment |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
         options = ("--with", "device=cuda:0", "score_threshold=0.25")
         with stand.serving(str(BACKENDS / "box_detector"), *options) as caller:
+            caller.studio = studio
             first = caller.setup(project=project)
             tasks = [{"id": task, "data": {"image": PICTURE}}]
             (said,) = caller.predict(tasks, project=project)

@@ -52,6 +52,25 @@ def test_all_replaces_what_this_version_said_before(desk: Desk) -> None:
     assert desk.progress(job).stored == 12
 
 
+def test_all_leaves_what_says_the_same_where_it_is(desk: Desk) -> None:
+    """Only a task whose prediction differs, or that has two, is written; deleting costs Label Studio its time."""
+    tasks = desk.add_tasks(12)
+    desk.run(desk.job())
+    before = {task: desk.studio.predictions(task)[0]["id"] for task in tasks}
+    desk.studio.state.predictions[tasks[3]][0]["score"] = 0.25  # as `labelloop order` does
+    give(desk, tasks[7], desk.version)
+    imports = desk.imports()
+    job = desk.job(only_missing=False)
+    desk.run(job)
+    after = {task: [row["id"] for row in desk.studio.predictions(task)] for task in tasks}
+    renewed = {task for task in tasks if after[task] != [before[task]]}
+    assert renewed == {tasks[3], tasks[7]}
+    assert desk.versions() == [[desk.version]] * 12
+    assert desk.imports() > imports
+    assert (desk.progress(job).stored, desk.progress(job).skipped) == (2, 10)
+    assert "say what is there already" in desk.log(job)
+
+
 @pytest.mark.parametrize(
     ("expression", "taken"),
     [

@@ -458,14 +458,15 @@ def test_unknown_fields_and_gaps_in_tasks_are_no_reason_to_fail() -> None:
     assert [(task.id, task.data) for task in tasks] == [(None, {}), (None, {}), (3, {}), (4, {"a": 1})]
 
 
+MADE_S = 1795176116
 SAID_AT = datetime(2026, 11, 20, 12, 3, 29, 896742, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
     ("name", "event"),
     [
-        ("webhook_annotation_created", Event("ANNOTATION_CREATED", 1, (2,), (2,), (SAID_AT,))),
-        ("webhook_start_training", Event("START_TRAINING", 1)),
+        ("webhook_annotation_created", Event("ANNOTATION_CREATED", 1, (2,), (2,), (SAID_AT,), MADE_S)),
+        ("webhook_start_training", Event("START_TRAINING", 1, made_s=MADE_S)),
     ],
 )
 def test_events_keep_ids_and_moments_only(recordings: dict[str, Any], name: str, event: Event) -> None:

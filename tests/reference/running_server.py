@@ -70,7 +70,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @contextmanager
 def servers(folder: Path) -> Iterator[Start]:
-    """Start servers: `start(engine=…, models=("cars",), load=…, **settings)`. They run no jobs unless told so: there is
+    """Start servers: `start(engine=…, models=("cars",), load=…, default=…, **settings)`. They run no jobs unless told so: there is
     one workflow engine per process."""
     running: list[tuple[Backend, LoopbackServer]] = []
 
@@ -79,11 +79,12 @@ def servers(folder: Path) -> Iterator[Start]:
         engine: FakeEngine | None = None,
         models: tuple[str, ...] = ("cars",),
         load: Callable[[ModelVersion], Engine] | None = None,
+        default: str | None = None,
         **options: Any,
     ) -> Backend:
         engine = engine or FakeEngine()
         settings = read_settings(**{"home": folder / "home", "jobs": False} | options)
-        parts = assemble(settings, load=load or (lambda _version: engine))
+        parts = assemble(settings, load=load or (lambda _version: engine), model=default)
         for name in models:
             add_model(parts.store.registry, None, ModelCard(name=name, engine="empty", labels=engine.classes), settings)
         parts.projects.refresh()

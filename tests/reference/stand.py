@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from labelloop.testing import FakeLabelStudio
+
 BACKENDS = Path(__file__).parent.parent / "hosted" / "backends"
 PROGRAM = [sys.executable, "-m", "labelloop"]
 BOXES = '<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels></View>'
@@ -52,6 +54,7 @@ class Caller:
 
     def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
         self.url = url
+        self.studio: FakeLabelStudio | None = None
         self.process = process
         self.http = httpx.Client(base_url=url, timeout=90, trust_env=False)
 
@@ -61,9 +64,13 @@ class Caller:
     def __exit__(self, *_: object) -> None:
         self.http.close()
 
+    def uid(self, project: int) -> str:
+        """How Label Studio names a project in calls."""
+        return self.studio.state.projects[project].uid if self.studio else f"{project}.1795176116"
+
     def setup(self, config: str = BOXES, *, project: int = 1, **fields: Any) -> str:
         body = {
-            "project": f"{project}.1795176116",
+            "project": self.uid(project),
             "schema": config,
             "hostname": "",
             "access_token": "",
@@ -77,7 +84,7 @@ class Caller:
         self, tasks: list[Any], config: str = BOXES, *, project: int = 1, context: Any = None
     ) -> list[dict[str, Any]]:
         params = {"login": None, "password": None, "context": context}
-        body = {"tasks": tasks, "project": f"{project}.1795176116", "label_config": config, "params": params}
+        body = {"tasks": tasks, "project": self.uid(project), "label_config": config, "params": params}
         return self.replay(body)
 
     def replay(self, body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -26,6 +26,9 @@ def connect(
         None, "--interactive/--no-interactive", help="Use it for smart tools (default: yes for a new connection)."
     ),
     title: str = typer.Option(None, help="Name of the backend in Label Studio (default: labelloop)."),
+    take_over: bool = typer.Option(
+        False, "--take-over", help="Forget the project of another Label Studio that had this number before."
+    ),
 ) -> None:
     """Connect PROJECT to labelloop. Safe to repeat."""
     from labelloop.cli import report as terminal
@@ -47,6 +50,7 @@ def connect(
     address, key = label_studio(settings, registry)
     out = terminal.console()
     with Client(address, key) as client:
+        _get_to_know(client, registry, project, take_over=take_over)
         if model:
             out.print(_assign(client, registry, settings, model, project, backend_url))
         report = connect_project(
@@ -68,6 +72,20 @@ def connect(
         raise typer.Exit(1)
     done = "is connected" if report.changes else "was connected already"
     out.print(f"\nProject {report.project.id} {done}: {address}/projects/{report.project.id}/data", markup=False)
+
+
+def _get_to_know(client: Client, registry: Registry, project: str, *, take_over: bool) -> None:
+    """See that our rows mean this project by its number; with `take_over` they do from now on."""
+    from labelloop.core.errors import ProjectElsewhere
+    from labelloop.jobs.submit import known_project
+
+    try:
+        known_project(client, registry, project)
+    except ProjectElsewhere:
+        if not take_over:
+            raise
+        registry.homes.move(client.find_project(project).id)
+        known_project(client, registry, project)
 
 
 def _assign(client: Client, registry: Registry, settings: Settings, model: str, project: str, url: str | None) -> str:

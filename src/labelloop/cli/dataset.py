@@ -59,6 +59,7 @@ def export(
     from labelloop.core.settings import read_settings
     from labelloop.formats.coco import DatasetError
     from labelloop.jobs.pull import pull
+    from labelloop.jobs.submit import known_project
     from labelloop.labelstudio.client import Client
     from labelloop.learning.manifest import options_of
     from labelloop.serving.models import open_registry
@@ -69,7 +70,7 @@ def export(
     registry, screen = open_registry(settings), console()
     address, key = label_studio(settings, registry)
     with Client(address, key) as client:
-        found = client.find_project(project)
+        found = known_project(client, registry, project)
         with screen.status("Reading annotations"):
             manifest = pull(client, found, options_of(settings))
     if not manifest.items:

@@ -139,6 +139,7 @@ def train(
 def _open(project: str, url: str | None, token: str | None) -> tuple[Store, Training, int, str]:
     from labelloop.cli.connect import label_studio
     from labelloop.core.settings import read_settings
+    from labelloop.jobs.submit import known_project
     from labelloop.jobs.training import Training
     from labelloop.labelstudio.client import Client
     from labelloop.serving.models import open_store
@@ -147,7 +148,7 @@ def _open(project: str, url: str | None, token: str | None) -> tuple[Store, Trai
     store = open_store(settings)
     address, key = label_studio(settings, store.registry)
     with Client(address, key) as client:
-        found = client.find_project(project)
+        found = known_project(client, store.registry, project)
         address = client.base_url
     store.registry.save_connection(address, key)  # whoever runs the training needs it
     return store, Training.over(store.engine, store.registry, store.jobs), found.id, address

@@ -69,14 +69,14 @@ def _run(settings: Settings, project: str, model: str | None, wish: Wish, out: C
     from labelloop.cli.worker import prepare_process
     from labelloop.jobs.order import reorder
     from labelloop.jobs.patience import Patience
-    from labelloop.jobs.submit import view_of
+    from labelloop.jobs.submit import known_project, view_of
     from labelloop.labelstudio.client import Client
     from labelloop.serving.models import default_model, open_store
 
     store = open_store(settings)
     address, key = label_studio(settings, store.registry)
     with Client(address, key) as client:
-        found = client.find_project(project)
+        found = known_project(client, store.registry, project)
         spec = default_model(store.registry, model, settings) if model else None
         view = view_of(settings, store.registry, found, spec)
         looks: Any = nullcontext()

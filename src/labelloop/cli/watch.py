@@ -16,11 +16,13 @@ def watch(
 ) -> None:
     """Watch PROJECTS until it is stopped: new tasks are pre-annotated within seconds, annotations become events."""
     import signal
+    from functools import partial
 
     from labelloop.app import open_watch
     from labelloop.cli.connect import label_studio
     from labelloop.cli.worker import prepare_process
     from labelloop.core.settings import read_settings
+    from labelloop.jobs.submit import known_project
     from labelloop.labelstudio.client import Client
     from labelloop.serving.models import open_store
     from labelloop.store.watches import Key
@@ -37,7 +39,8 @@ def watch(
     store = open_store(settings)
     address, key = label_studio(settings, store.registry)
     with Client(address, key) as client:  # a mistyped title is said now, not in a log
-        found = [client.find_project(project) for project in projects]
+        find = client.find_project if forget else partial(known_project, client, store.registry)
+        found = [find(project) for project in projects]
     if forget:
         for project in found:
             known = store.watches.forget(Key(address, project.id))

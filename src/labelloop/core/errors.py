@@ -130,6 +130,12 @@ class LabelStudioRejected(LabelStudioError):
 # --- models -----------------------------------------------------------------------------------------
 
 
+class ProjectElsewhere(LabelloopError):
+    """The number of this project belongs to another project in our store, of another Label Studio."""
+
+    code = "project-elsewhere"
+
+
 class ModelError(LabelloopError):
     """A model cannot be added, found, loaded or run."""
 

@@ -76,3 +76,5 @@ class Event(msgspec.Struct, frozen=True):
     annotation_ids: tuple[int, ...] = ()
     updated_at: tuple[datetime | None, ...] = ()
     """Label Studio's own moments of these annotations, in their order; empty where it says none."""
+    made_s: int | None = None
+    """When the project was made, unix seconds: projects of two Label Studios have the same ids."""

@@ -26,6 +26,7 @@ from labelloop.core.errors import (
     LabelStudioRejected,
     ModelNotFound,
     Overloaded,
+    ProjectElsewhere,
 )
 from labelloop.core.metrics import Metrics
 from labelloop.http.auth import BasicAuth, Callers
@@ -151,7 +152,7 @@ def error_reply(error: LabelloopError) -> Response:
 def _status_of(error: LabelloopError) -> int:
     if isinstance(error, ModelNotFound | JobNotFound):
         return 404
-    if isinstance(error, JobError):
+    if isinstance(error, JobError | ProjectElsewhere):
         return 409
     if isinstance(error, LabelStudioRejected):
         return 404 if error.status == 404 else 502

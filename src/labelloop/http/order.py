@@ -20,7 +20,7 @@ from labelloop.http.queries import project_in
 from labelloop.jobs.evidence import Seeing
 from labelloop.jobs.order import Ordered, Wish, reorder, wish_of
 from labelloop.jobs.patience import Patience
-from labelloop.jobs.submit import view_of
+from labelloop.jobs.submit import known_project, view_of
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.wire import BadRequest
 from labelloop.serving.models import Store
@@ -107,7 +107,8 @@ class OrderApi:
             raise SettingsError("Label Studio's address is not known.", hint=hint)
         patience = Patience(PATIENCE_S, check=self._check, tell=lambda level, text: getattr(log, level)(text))
         with Client(url, token) as client:
-            view = view_of(self._settings, self._store.registry, client.project(number), asked.model)
+            project = known_project(client, self._store.registry, number)
+            view = view_of(self._settings, self._store.registry, project, asked.model)
             looks = self._looks(view, number, (url, token), self._check) if wish.looks else None
             return reorder(client, number, view, self._store.scores, wish=wish, patience=patience, looks=looks)
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from labelloop.core.errors import ProjectElsewhere
 from labelloop.core.metrics import Metrics
 from labelloop.core.regions import Prediction
 from labelloop.core.settings import Settings
@@ -26,6 +27,7 @@ from labelloop.serving.predict import Predictor, failed
 from labelloop.serving.projects import NO_MODEL, Projects, View, unassigned
 from labelloop.serving.stage import Priority
 from labelloop.store.events import Events
+from labelloop.store.homes import Homes
 from labelloop.store.loops import START
 
 log = structlog.get_logger(__name__)
@@ -74,6 +76,7 @@ class Protocol:
         *,
         note: Note,
         hosted: HostedCalls,
+        homes: Homes,
     ) -> None:
         self._settings = settings
         self._projects = projects
@@ -84,6 +87,7 @@ class Protocol:
         self._metrics = metrics
         self._note = note
         self._hosted = hosted
+        self._homes = homes
 
     def routes(self) -> list[Route]:
         return [
@@ -104,10 +108,12 @@ class Protocol:
 
     async def setup(self, request: Request) -> Response:
         body = wire.decode_setup(await read_body(request, limit=MAX_BODY))
-        project_id = wire.project_id_of(body.project)
+        project_id = await self._met(body.project)
         if project_id is not None and body.hostname:
             self._origins.remember(project_id, body.hostname, body.access_token or "")
         view = self._projects.view(project_id, body.schema or "")
+        if project_id is not None:
+            await self._say_default(project_id)
         if view is not None and view.raw and project_id is not None:
             view = await self._hosted.introduce(view, project_id, body.extra_params)
         return reply({"model_version": view.name if view else NO_MODEL})
@@ -120,7 +126,7 @@ class Protocol:
                 return await self._predict(body, content)
 
     async def _predict(self, body: wire.PredictRequest, content: bytes) -> Response:
-        project_id = wire.project_id_of(body.project)
+        project_id = await self._met(body.project)
         tasks = wire.tasks_of(body)
         view = self._projects.view(project_id, body.label_config or "")
         if view is None:
@@ -173,6 +179,7 @@ class Protocol:
 
     async def _record(self, event: Event, content: bytes) -> Response:
         self._metrics.events.labels(event.action if event.action in ACTIONS else "other").inc()
+        await self._meet(event.project_id, event.made_s)
         try:
             learns = await asyncio.wait_for(self._hosted.hear(event, content), RECORD_S)
             number = await asyncio.wait_for(asyncio.to_thread(self._events.record, event), RECORD_S)
@@ -209,7 +216,7 @@ class Protocol:
         return reply({"status": "ok"})
 
     async def delete(self, request: Request) -> Response:
-        project_id = wire.project_id_of(wire.decode_object(await read_body(request, limit=MAX_BODY)).get("project"))
+        project_id = await self._met(wire.decode_object(await read_body(request, limit=MAX_BODY)).get("project"))
         if project_id is not None:
             self._projects.forget(project_id)
             self._origins.forget(project_id)
@@ -217,10 +224,36 @@ class Protocol:
 
     async def duplicate_model(self, request: Request) -> Response:
         body = wire.decode_object(await read_body(request, limit=MAX_BODY))
-        source, target = wire.project_id_of(body.get("project_src")), wire.project_id_of(body.get("project_dst"))
+        source, target = await self._met(body.get("project_src")), await self._met(body.get("project_dst"))
         if source is not None and target is not None:
             await asyncio.to_thread(self._projects.copy_binding, source, target)
         return reply({"status": "ok"})
+
+    async def _say_default(self, project_id: int) -> None:
+        """Let commands and workers know what answers here though nothing is assigned."""
+        version = self._projects.by_default(project_id)
+        if self._homes.says(project_id, version):
+            return
+        try:
+            await asyncio.wait_for(asyncio.to_thread(self._homes.serve, project_id, version), RECORD_S)
+        except Exception as error:  # the next `/setup` says it again
+            log.warning("the default was not written down", project=project_id, error=type(error).__name__)
+
+    async def _met(self, project: Any) -> int | None:
+        """The id of the project that a call is about. Raises ProjectElsewhere when our rows mean another by it."""
+        project_id = wire.project_id_of(project)
+        await self._meet(project_id, wire.made_s_of(project))
+        return project_id
+
+    async def _meet(self, project_id: int | None, made_s: int | None) -> None:
+        if self._homes.knows(project_id, made_s):
+            return
+        try:
+            await asyncio.wait_for(asyncio.to_thread(self._homes.meet, project_id, made_s), RECORD_S)
+        except ProjectElsewhere:
+            raise
+        except Exception as error:  # a store that is busy or gone must not cost an answer
+            log.error("the store cannot say which project this is", project=project_id, error=type(error).__name__)
 
     async def job_status(self, _request: Request) -> Response:
         return reply({"job_status": "unknown", "error": "", "log": "See labelloop's own pages."})

@@ -14,7 +14,7 @@ from labelloop.core.errors import JobError
 from labelloop.core.settings import Settings
 from labelloop.http.edge import read_json, reply
 from labelloop.http.queries import project_in
-from labelloop.jobs.submit import address_of
+from labelloop.jobs.submit import address_of, known_project
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.wire import BadRequest, decode_object
 from labelloop.serving.models import Store
@@ -50,7 +50,7 @@ class WatchesApi:
     def _watch(self, number: int, url: str) -> Watch:
         address, token = address_of(self._settings, self._store.registry, url=url)
         with Client(address, token, timeout_s=20, attempts=2) as client:  # a mistake is said now, not in a log
-            client.project(number)
+            known_project(client, self._store.registry, number)
         self._store.registry.save_connection(address, token)  # jobs need it, and may run elsewhere
         key = Key(address, number)
         self._store.watches.add(key, kept=True)

@@ -7,7 +7,7 @@ share one job, `delivery` why each prediction arrives exactly once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
@@ -162,11 +162,16 @@ class Preannotation:
 
     def _keep(self, taken: Taken, predictions: Sequence[Prediction]) -> Page:
         pairs = [(task.id or 0, found) for task, found in zip(taken.tasks, predictions, strict=True)]
+        items = [self._item(task, found) for task, found in pairs if found.error is None]
+        new = [item for item in items if not _is_there(item, taken.earlier.get(item["task"], ()))]
+        there = len(items) - len(new)
+        if there:
+            self._tell("info", f"Page {taken.page.number}: {there} predictions say what is there already.")
         return self._pages.predicted(
             taken.page,
-            [self._item(task, found) for task, found in pairs if found.error is None],
+            new,
             [Failed(task, found.error.code, found.error.message) for task, found in pairs if found.error is not None],
-            skipped=taken.skipped,
+            skipped=taken.skipped + there,
         )
 
     def _resize(self, rate: float) -> None:
@@ -193,3 +198,8 @@ class Preannotation:
             if all(done[number].error for number in again):
                 break
         return done
+
+
+def _is_there(item: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether Label Studio has this prediction already, and it alone."""
+    return len(earlier) == 1 and all(earlier[0].get(name) == item[name] for name in ("result", "score"))

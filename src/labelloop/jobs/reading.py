@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from labelloop.core.tasks import Task
-from labelloop.jobs.delivery import LOOK_AT, predictions_of
+from labelloop.jobs.delivery import LOOK_AT, predictions_of, rows_of
 from labelloop.jobs.patience import Patience
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import after, chosen, query_of, without_version
@@ -25,11 +25,13 @@ from labelloop.store.pages import Page, Pages
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A page in our hands and its tasks, less `skipped` that need nothing any more."""
+    """A page in our hands and its tasks, less `skipped` that need nothing any more. `earlier` are, by task, predictions
+    of this version that the job is to replace, as Label Studio lists them."""
 
     page: Page
     tasks: tuple[Task, ...]
     skipped: int = 0
+    earlier: Mapping[int, Sequence[Mapping[str, Any]]] = {}
 
 
 class Reading:
@@ -80,7 +82,7 @@ class Reading:
                 continue
             page = self._pages.take(_ids_of(tasks), mark=mark, cursor=beyond, replaces=self._replaces_of(rows))
             if page is not None:
-                return Taken(page, tasks)
+                return Taken(page, tasks, earlier=self._earlier(rows))
 
     def _read_failed(self) -> Taken | None:
         while True:
@@ -99,7 +101,7 @@ class Reading:
 
     def _taken(self, page: Page, rows: Sequence[dict[str, Any]]) -> Taken:
         tasks = self._tasks_of(self._missing(rows) if self._job.options.only_missing else rows)
-        return Taken(page, tasks, len(page.task_ids) - len(tasks))
+        return Taken(page, tasks, len(page.task_ids) - len(tasks), self._earlier(rows))
 
     def _chosen(self, task_ids: Sequence[int]) -> list[dict[str, Any]]:
         return self._rows(chosen(task_ids), size=LOOK_AT, everything=True)[0]
@@ -120,9 +122,12 @@ class Reading:
         return tuple(Task(row["id"], row["data"], self._job.project_id) for row in rows)
 
     def _replaces_of(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
+        return {task: [one["id"] for one in old] for task, old in self._earlier(rows).items()}
+
+    def _earlier(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
         if self._job.options.only_missing:
             return {}
-        return {row["id"]: old for row in rows if (old := predictions_of(row, self._job.version))}
+        return {row["id"]: old for row in rows if (old := rows_of(row, self._job.version))}
 
     def _is_part_of_another_version(self) -> bool:
         """Then Label Studio's filter would take a task with the other version for one with ours (see filters)."""

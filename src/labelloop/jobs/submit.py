@@ -7,6 +7,7 @@ from labelloop.core.settings import Settings
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import query_of
 from labelloop.labelstudio.records import Project
+from labelloop.labelstudio.wire import made_s_of
 from labelloop.serving.projects import Lens, View, unassigned
 from labelloop.store.jobs import Options, Work
 from labelloop.store.registry import Registry
@@ -28,6 +29,14 @@ def address_of(settings: Settings, registry: Registry, *, url: str = "") -> tupl
     return url, (token if own in ("", url) else "") or saved.get(url, "")
 
 
+def known_project(client: Client, registry: Registry, project: int | str) -> Project:
+    """The project with this id or title, as Label Studio has it. Raises LabelStudioError, and ProjectElsewhere when our
+    rows mean another project by its number."""
+    found = client.find_project(project)
+    registry.homes.meet(found.id, made_s_of({"created_at": found.created_at}), label_studio=client.base_url)
+    return found
+
+
 def work_of(
     client: Client, settings: Settings, registry: Registry, project: int | str, model: str | None, options: Options
 ) -> Work:
@@ -36,7 +45,7 @@ def work_of(
     `project` is an id or a title, `model` NAME or NAME@VERSION, None for the one that serves the project. Raises
     LabelStudioError, ModelError or LabelConfigError, each with the next step.
     """
-    found = client.find_project(project)
+    found = known_project(client, registry, project)
     if options.filters:  # a column that does not exist is a 500, which the job would take for an outage
         client.tasks(found.id, page_size=1, include=("id",), query=query_of((), filters=options.filters))
     view = view_of(settings, registry, found, model)

@@ -15,7 +15,7 @@ import structlog
 from labelloop.core.errors import LabelloopError, LabelStudioError
 from labelloop.core.settings import Settings
 from labelloop.jobs.patience import is_passing
-from labelloop.jobs.submit import address_of
+from labelloop.jobs.submit import address_of, known_project
 from labelloop.jobs.watch import ProjectWatch
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.records import Project
@@ -155,7 +155,7 @@ class Watchers:
         for name in list(self._unresolved):
             try:
                 url, _ = address_of(self._settings, self._store.registry)
-                key = Key(url, self._client(url).find_project(name).id)
+                key = Key(url, known_project(self._client(url), self._store.registry, name).id)
             except LabelloopError as error:
                 log.warning("a project cannot be watched yet; trying again", project=name, reason=str(error))
                 self._resolve_at = time.monotonic() + LONGEST_S / 2

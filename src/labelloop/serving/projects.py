@@ -143,6 +143,12 @@ class Projects:
             live = self._live[project_id] = desired
         return live
 
+    def by_default(self, project_id: int) -> str:
+        """The id of the version that answers a project because this process was told so, not because it is assigned; ""
+        where that is not so."""
+        assigned = project_id in self.catalogue.bindings
+        return "" if assigned or self._default is None else self.catalogue.meaning(self._default)
+
     def serving(self, project_id: int | None) -> tuple[ModelVersion | None, str]:
         """`version_of`, and what that version calls itself for the project if it is hosted, else ""."""
         version = self.version_of(project_id)
@@ -190,7 +196,7 @@ class Projects:
         return [None, *sorted(asked | self.catalogue.bindings.keys())]
 
     def _desired(self, project_id: int | None) -> ModelVersion | None:
-        return self.catalogue.of_project(project_id, default=self._default)
+        return self.catalogue.of_project(project_id, default=self._default, served=False)
 
     def _is_ready(self, version: ModelVersion) -> bool:
         slot = self._slots.state_of(version)

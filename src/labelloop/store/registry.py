@@ -19,6 +19,7 @@ from labelloop.core.errors import ModelError, ModelNotFound
 from labelloop.store import moves, schema
 from labelloop.store.artifacts import Artifacts, hash_file
 from labelloop.store.db import upsert
+from labelloop.store.homes import Homes, read_served
 from labelloop.store.moves import Move, Pointer
 from labelloop.store.values import read_versions
 
@@ -71,6 +72,8 @@ class Catalogue(msgspec.Struct, frozen=True):
     bindings: Mapping[int, Binding] = {}
     said: Mapping[tuple[str, str], str] = {}
     """By model and project the versions that hosted models call themselves."""
+    served: Mapping[int, str] = {}
+    """By project the version that a server answers with though none is assigned: its `--model`."""
 
     def find(self, spec: str) -> ModelVersion:
         """The version that "NAME" or "NAME@NUMBER" means; a name alone means the newest version that people added, and
@@ -89,14 +92,19 @@ class Catalogue(msgspec.Struct, frozen=True):
             hint = f"There are: {', '.join(names)}." if names else "Add one: labelloop models add FILE.onnx --name NAME"
         raise ModelNotFound(f"There is no model {spec}.", hint=hint)
 
-    def of_project(self, project_id: int | None, *, default: str | None = None) -> ModelVersion | None:
-        """The version that serves a project: its own, else `default`, else the only model that people added, else
-        None."""
+    def of_project(
+        self, project_id: int | None, *, default: str | None = None, served: bool = True
+    ) -> ModelVersion | None:
+        """The version that serves a project: its own, else `default`, else, with `served`, what a server answers it
+        with, else the only model that people added, else None."""
         binding = None if project_id is None else self.bindings.get(project_id)
         if binding is not None:
             return None if binding.spec == moves.NOTHING else self.find(binding.spec)
         if default is not None:
             return self.find(default)
+        told = self.served.get(project_id or 0) if served else None
+        if told and any(version.id == told for version in self.versions):
+            return self.find(told)
         added = {version.name for version in self.versions if not version.trained}
         return self.find(added.pop()) if len(added) == 1 else None
 
@@ -136,22 +144,25 @@ class Catalogue(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """The rows behind the catalogue. Safe to use from several threads and processes."""
+    """The rows behind the catalogue, and `homes`: which project a number means. Safe to use from several threads and
+    processes."""
 
     def __init__(self, engine: sa.Engine, artifacts: Artifacts) -> None:
         self._engine = engine
         self._artifacts = artifacts
+        self.homes = Homes(engine)
 
     def catalogue(self) -> Catalogue:
-        """Read everything; three small queries."""
+        """Read everything; four small queries."""
         with self._engine.connect() as connection:
             versions = connection.execute(sa.select(schema.versions).order_by("name", "number")).mappings().all()
             bindings = connection.execute(sa.select(schema.bindings)).mappings().all()
-            said = read_versions(connection)
+            said, served = read_versions(connection), read_served(connection)
         return Catalogue(
             tuple(schema.as_struct(row, ModelVersion) for row in versions),
             {row["project_id"]: schema.as_struct(row, Binding) for row in bindings},
             said,
+            served,
         )
 
     def add(self, path: Path | None, card: ModelCard, *, trained: bool = False) -> ModelVersion:

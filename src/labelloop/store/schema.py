@@ -106,6 +106,15 @@ connections = sa.Table(
     sa.Column("saved_at", Moment, nullable=False),
 )
 
+projects = sa.Table(
+    "projects",
+    metadata,
+    sa.Column("project_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("made_s", sa.BigInteger, nullable=False),  # when Label Studio made it, unix seconds (see store/homes)
+    sa.Column("label_studio", sa.String(500), nullable=False),  # where a person found it; empty: only calls came
+    sa.Column("served_by", sa.String(200), nullable=False),  # name@number of `serve --model`; empty: no default answers
+)
+
 events = sa.Table(
     "events",
     metadata,
