@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import threading
 
 import pytest
 
 from reference.terminal import PICTURE, PROGRAM, Terminal
 from reference.waiting import wait
+
+IMPORT = "/import/predictions"
 
 
 def test_a_project_is_prelabelled_and_its_failed_tasks_are_tried_again(terminal: Terminal) -> None:
@@ -33,6 +36,7 @@ def test_a_project_is_prelabelled_and_its_failed_tasks_are_tried_again(terminal:
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_the_job_running_and_cancel_ends_it(terminal: Terminal) -> None:
+    let_go = threading.Event()  # or the job would be done before the commands of a busy machine have begun
     terminal.studio.add_tasks(terminal.project, ({"image": PICTURE} for _ in range(4000)))
     process = subprocess.Popen(
         [*PROGRAM, "prelabel", "streets"], env=terminal.environment, stdout=subprocess.PIPE, text=True
@@ -45,9 +49,11 @@ def test_ctrl_c_leaves_the_job_running_and_cancel_ends_it(terminal: Terminal) ->
     assert f"labelloop jobs show {job} --follow" in said
     before = sum(terminal.stored())
     wait(lambda: sum(terminal.stored()) > before)
+    terminal.studio.around = lambda _ask, path, answer: let_go.wait(180) and answer() if IMPORT in path else answer()
 
     assert f"Job {job} does this already" in terminal.run("prelabel", "streets", "--detach").stdout
     assert "stops after this page" in terminal.run("jobs", "cancel", job).stdout
+    let_go.set()
     wait(lambda: "cancelled" in terminal.run("jobs", "show", job).stdout)
     end = sum(terminal.stored())
     assert 0 < end < 4058
