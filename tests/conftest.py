@@ -22,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop("LABELLOOP_SHARED", None)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes run the tests (`make test`): those of a file stay together, for they share what was set
     up for the file, and one process has the real Label Studio."""

