@@ -13,8 +13,9 @@ PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import ensurepip, venv
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Most of the tests' time is waiting: for servers that start, workers that are killed, pages that load.
-BESIDE := -n 3 --dist loadgroup
+# Most of the tests' time is waiting: for servers that start, workers that are killed, pages that load. Those of a file
+# stay together, for they share what was set up for them; the order is kept, so that long files are not left to the end.
+BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 # Where wheels for OpenMMLab's runtime lie; without them mmcv would be built from source, for some twenty minutes.
 MM_WHEELS ?= ../shared/openmmlab/wheels

@@ -22,15 +22,6 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop("LABELLOOP_SHARED", None)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes run the tests (`make test`): those of a file stay together, for they share what was set
-    up for the file, and one process has the real Label Studio."""
-    for item in items:
-        group = "label-studio" if item.get_closest_marker("e2e") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of designs, recordings and test data beside the project; tests that need it skip where it is absent."""
