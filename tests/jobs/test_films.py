@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from fractions import Fraction
@@ -26,7 +27,7 @@ from labelloop.jobs.figures import figures_of
 from labelloop.jobs.patience import Cancelled, Interrupted
 from labelloop.labelstudio.video import decode_track
 from labelloop.store import schema
-from labelloop.store.films import KEPT, FilmParts, film_progress
+from labelloop.store.films import KEPT, FilmParts, FilmProgress, films_in_work
 from labelloop.store.pages import Mark, Pages
 from labelloop.testing import FakeLabelStudio
 from labelloop.video.lifespans import boxes_by_frame
@@ -370,3 +371,9 @@ def test_a_classifier_says_what_a_film_shows(studio: FakeLabelStudio, tmp_path: 
     assert item["score"] == pytest.approx(0.9 * 0.75, abs=0.01)
     assert (stretch["from_name"], stretch["to_name"], stretch["type"]) == ("when", "film", "timelinelabels")
     assert stretch["value"] == {"ranges": [{"start": 1, "end": 39}], "timelinelabels": ["Red"]}
+
+
+def film_progress(engine: sa.Engine, job_id: str) -> FilmProgress | None:
+    """How far a job is in the last of the films that it is at; None where it is at none."""
+    found = films_in_work(engine, job_id, since_s=time.time())
+    return found[-1] if found else None

@@ -7,13 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 
-def wait(condition: Callable[[], Any], seconds: float = 180, *, every_s: float = 0.02, or_tell: Any = None) -> Any:
-    """What `condition` gives as soon as it is true. After `seconds` the test fails; `or_tell()` then says how things
-    stand."""
+def wait(condition: Callable[[], Any], seconds: float = 180, *, every_s: float = 0.02) -> Any:
+    """What `condition` gives as soon as it is true. After `seconds` the test fails."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > deadline:
-            stand = f": {or_tell()}" if or_tell is not None else ""
-            raise AssertionError(f"the condition did not hold within {seconds:g} s{stand}")
+            raise AssertionError(f"the condition did not hold within {seconds:g} s")
         time.sleep(every_s)
     return found

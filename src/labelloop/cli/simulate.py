@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from labelloop.learning.manifest import Manifest
     from labelloop.learning.simulate import At, Simulation
     from labelloop.learning.simulation import Row
+    from labelloop.learning.trainers.base import device_for
 
 PICTURES = "pictures"
 CURVE = "curve"
@@ -85,7 +86,7 @@ def simulate(
         threshold=settings.score_threshold,
         times=parse_times(times),
     )
-    machine = Machine(settings.threads or cpu_threads(), _device(settings))
+    machine = Machine(settings.threads or cpu_threads(), device_for(settings.device))
     # what cannot be played is said before a folder is begun
     asked = Pictures(manifest, images, settings.media_max_pixels)
     Simulation(plan, asked, out, start=base, machine=machine).check()
@@ -167,11 +168,6 @@ def _digest(*parts: Path | str | None) -> str:
     for part in parts:
         digest.update(hashlib.sha256(part.read_bytes() if isinstance(part, Path) else (part or "").encode()).digest())
     return digest.hexdigest()
-
-
-def _device(settings: Settings) -> str:
-    """Where trainers work: they know no "auto"."""
-    return settings.device if settings.device.startswith("cuda") else "cpu"
 
 
 def _open_folder(out: Path, resume: bool) -> None:

@@ -43,6 +43,7 @@ from labelloop.learning.trainers.base import (
     TrainerRefused,
     TrainRequest,
     decode,
+    device_for,
     encode,
     load_trainer,
     replace_file,
@@ -256,7 +257,7 @@ class Retrain:
             base=self._parts.training.registry.path(base) if base else None,
             base_card=base.card if base else None,
             threads=settings.threads or cpu_threads(),
-            device=settings.device if settings.device.startswith("cuda") else "cpu",
+            device=device_for(settings.device),
             seed=options.seed,
             options=dict(options.trainer_options),
         )

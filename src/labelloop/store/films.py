@@ -106,12 +106,6 @@ def _pace(number: int, kept_s: float, began: tuple[int, float] | None) -> float 
     return float(number - began[0]) / float(kept_s - began[1])
 
 
-def film_progress(engine: sa.Engine, job_id: str) -> FilmProgress | None:
-    """How far a job is in the last of the films that it is at; None where it is at none."""
-    found = films_in_work(engine, job_id, since_s=time.time())
-    return found[-1] if found else None
-
-
 def clear_films(connection: sa.Connection) -> None:
     """Forget what was detected for jobs that are done, cancelled or gone, and for those that failed so long ago that
     nobody will go on with them."""

@@ -7,7 +7,6 @@ Boxes go to RectangleLabels; masks to PolygonLabels and BrushLabels. Which of th
 """
 
 import json
-import os
 import threading
 
 from label_studio_ml.model import LabelStudioMLBase
@@ -20,7 +19,7 @@ from labelloop_openmmlab import (
     load_checkpoint,
     outlines_of,
     read_config,
-    read_picture,
+    read_task,
 )
 
 LOADED = {}
@@ -67,15 +66,10 @@ class MMDetection(LabelStudioMLBase):
         if not self.controls:
             raise ValueError("the label config has no RectangleLabels, PolygonLabels or BrushLabels on an Image")
         shown = self.controls[0][1]
-        pictures = [self._read(task, shown.value_name) for task in tasks]
+        pictures = [read_task(self, task, shown.value_name) for task in tasks]
         with LOADING:
             answers = infer(self.model, pictures)
         return [{"result": self._draw(*pair)} for pair in zip(answers, pictures)]
-
-    def _read(self, task, field):
-        url = task["data"][field]
-        shared = os.path.join(self.image_dir, os.path.basename(url)) if self.image_dir else ""
-        return read_picture(shared if os.path.exists(shared) else self.get_local_path(url, task_id=task.get("id")))
 
     def _draw(self, answer, picture):
         found = answer.pred_instances

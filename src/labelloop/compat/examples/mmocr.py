@@ -7,12 +7,11 @@ written there (TextArea with perRegion="true"), which share one id: to Label Stu
 """
 
 import math
-import os
 import threading
 import uuid
 
 from label_studio_ml.model import LabelStudioMLBase
-from labelloop_openmmlab import build, device_of, infer, load_checkpoint, read_config, read_picture
+from labelloop_openmmlab import build, device_of, infer, load_checkpoint, read_config, read_task
 
 LOADED = {}
 LOADING = threading.Lock()
@@ -61,7 +60,7 @@ class MMOCR(LabelStudioMLBase):
 
     def predict(self, tasks, context=None, **kwargs):
         picture_tag = next(tag for tag in self.place.objects if tag.tag == "Image")
-        pictures = [self._read(task, picture_tag.value_name) for task in tasks]
+        pictures = [read_task(self, task, picture_tag.value_name) for task in tasks]
         with LOADING:
             found = infer(self.detector, pictures)
             lines = [self._lines(answer, picture) for answer, picture in zip(found, pictures)]
@@ -74,11 +73,6 @@ class MMOCR(LabelStudioMLBase):
             scores = [score for _, score, _, _ in regions]
             predictions.append({"result": result, "score": sum(scores) / len(scores) if scores else 0.0})
         return predictions
-
-    def _read(self, task, field):
-        url = task["data"][field]
-        shared = os.path.join(self.image_dir, os.path.basename(url)) if self.image_dir else ""
-        return read_picture(shared if os.path.exists(shared) else self.get_local_path(url, task_id=task.get("id")))
 
     def _lines(self, answer, picture):
         """Quads (four points, clockwise from the text's top left) and scores of the lines of a picture, from top to

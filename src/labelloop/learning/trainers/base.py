@@ -149,6 +149,11 @@ def read_options(options: Mapping[str, Any], kind: type[T], *, trainer: str) -> 
         ) from error
 
 
+def device_for(setting: str) -> str:
+    """Where a trainer works when models are served on the device `setting`: it knows "cpu", "cuda" and "cuda:N"."""
+    return setting if setting.startswith("cuda") else "cpu"
+
+
 def replace_file(target: Path, write: Callable[[Path], None]) -> None:
     """`write` a new file and put it in the place of `target` in one step: a SIGKILL leaves the old or the new one.
 

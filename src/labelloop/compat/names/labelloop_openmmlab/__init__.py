@@ -178,6 +178,13 @@ def read_picture(path: Any) -> Any:
     return picture
 
 
+def read_task(backend: Any, task: Any, field: str) -> Any:
+    """The picture of a task: from the backend's `image_dir` if it is there, else as Label Studio's address says."""
+    url = task["data"][field]
+    shared = os.path.join(backend.image_dir, os.path.basename(url)) if backend.image_dir else ""
+    return read_picture(shared if os.path.exists(shared) else backend.get_local_path(url, task_id=task.get("id")))
+
+
 def define_operators() -> None:
     """torchvision registers gradients for operators that its CPU-less build does not bring: they must be known to torch
     before it is imported. None of them is run: mmcv has its own."""
