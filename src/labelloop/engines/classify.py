@@ -32,7 +32,7 @@ from labelloop.engines.base import EngineOptions, Wants
 from labelloop.engines.detect.prepare import Normaliser, Prepared, prepare
 from labelloop.engines.detect.recognise import metadata_names
 from labelloop.engines.labels import BACKGROUND, MISSING, placeholders
-from labelloop.engines.onnx import Model, Signature, Tensor, as_float32, open_model, read_signature
+from labelloop.engines.onnx import Model, Signature, Tensor, as_float32, capacity_of, open_model, read_signature
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +48,6 @@ DEFAULT_TOP_K = 10
 FLOOR = 0.001
 CROP = 0.875
 """Of the side that is resized, 224 of 256 pixels are kept."""
-MAX_BATCH_CPU = 1
-MAX_BATCH_GPU = 16
 _SETTLED = ("Softmax", "Sigmoid", "HardSigmoid")
 
 
@@ -93,11 +91,8 @@ class ClassifyEngine:
         self._floor = FLOOR if card.score_threshold is None else min(FLOOR, card.score_threshold)
         self._real = [name not in (BACKGROUND, MISSING) for name in self.card.labels]
         self.classes = tuple(name for name, real in zip(self.card.labels, self._real, strict=True) if real)
-        on_gpu = self._model.device not in ("cpu", "openvino")
-        self.parallel = 1 if on_gpu else max(1, options.threads)
-        self.urgent = self.parallel if self._model.device == "cpu" else 0
         self._fixed_batch = self._layout.image.fixed(0)
-        self.max_batch = self._fixed_batch or options.max_batch or (MAX_BATCH_GPU if on_gpu else MAX_BATCH_CPU)
+        self.parallel, self.urgent, self.max_batch = capacity_of(self._model, options, fixed_batch=self._fixed_batch)
         self.input_size: Size | None = _decoded_size(self._spec)
 
     def prepare(self, picture: Picture) -> Prepared:

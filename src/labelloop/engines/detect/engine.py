@@ -20,17 +20,12 @@ from labelloop.engines.detect.head import Found
 from labelloop.engines.detect.prepare import Normaliser, Prepared, prepare, resized
 from labelloop.engines.detect.recognise import image_input, recognise
 from labelloop.engines.labels import BACKGROUND, MISSING
-from labelloop.engines.onnx import Model, open_model, read_signature
+from labelloop.engines.onnx import Model, capacity_of, open_model, read_signature
 
 log = structlog.get_logger(__name__)
 
 DEFAULT_MAX_DETECTIONS = 300
 MAX_CANDIDATES = 3000
-MAX_BATCH_GPU = 16
-"""Not measured: no GPU was at hand. 16 pictures of 640 x 640 are 79 MB of input."""
-MAX_BATCH_CPU = 1
-"""Also for files with a free batch: deimv2_atto, two callers on two cores, does 63 images/s one by one, 46 in pairs, 37
-in fours and 32 in eights (medians of three runs): there is no parallelism left to win, only cache to lose."""
 
 
 class DetectEngine:
@@ -63,12 +58,8 @@ class DetectEngine:
         self._warned = False
         self._real = np.array([name not in (BACKGROUND, MISSING) for name in self.card.labels])
         self.classes = tuple(name for name, real in zip(self.card.labels, self._real, strict=True) if real)
-        on_gpu = self._model.device not in ("cpu", "openvino")
-        self.parallel = 1 if on_gpu else max(1, options.threads)
-        # a GPU does one after the other, whoever asks, and OpenVINO's threads are its own
-        self.urgent = self.parallel if self._model.device == "cpu" else 0
         self._fixed_batch = self._batch_of_file()
-        self.max_batch = self._fixed_batch or options.max_batch or (MAX_BATCH_GPU if on_gpu else MAX_BATCH_CPU)
+        self.parallel, self.urgent, self.max_batch = capacity_of(self._model, options, fixed_batch=self._fixed_batch)
         self.input_size = Size(*self._spec.size_wh) if self._spec.size_wh else None
 
     def prepare(self, picture: Picture) -> Prepared:
