@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from labelloop.learning.manifest import Manifest
     from labelloop.learning.simulate import At, Simulation
     from labelloop.learning.simulation import Row
-    from labelloop.learning.trainers.base import device_for
 
 PICTURES = "pictures"
 CURVE = "curve"
@@ -67,6 +66,7 @@ def simulate(
     from labelloop.learning.rounds import Pictures
     from labelloop.learning.simulate import Machine, Simulation
     from labelloop.learning.simulation import Plan, begin
+    from labelloop.learning.trainers.base import device_for
 
     settings, screen = read_settings(), console()
     require()
