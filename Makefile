@@ -55,6 +55,8 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	# a test file that cannot be imported is told now, not after all the others
+	found=$$($(BIN)/pytest --collect-only -q) || { echo "$$found" >&2; exit 1; }
 
 quick: $(INSTALLED)
 	$(BIN)/pytest $(BESIDE) -m 'not slow and not e2e and not browser'

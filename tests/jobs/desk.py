@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from starlette.responses import JSONResponse, Response
 
 from labelloop.core.cards import ModelCard
@@ -26,6 +28,7 @@ from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor
 from labelloop.serving.projects import Lens
 from labelloop.serving.slots import Slots
+from labelloop.store.films import FilmProgress, films_in_work
 from labelloop.store.jobs import Job, Options, Work
 from labelloop.store.pages import Failed, Progress, failures, progress
 from labelloop.testing import FakeEngine, FakeLabelStudio
@@ -171,3 +174,9 @@ def picture() -> str:
 @pytest.fixture
 def desk(studio: FakeLabelStudio, tmp_path: Path, picture: str) -> Desk:
     return Desk(studio, tmp_path / "home", picture)
+
+
+def film_progress(engine: sa.Engine, job_id: str) -> FilmProgress | None:
+    """How far a job is in the last of the films that it is at; None where it is at none."""
+    found = films_in_work(engine, job_id, since_s=time.time())
+    return found[-1] if found else None

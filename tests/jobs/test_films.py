@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from fractions import Fraction
@@ -19,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from rich.console import Console
 
-from jobs.desk import Desk, to_the_end
+from jobs.desk import Desk, film_progress, to_the_end
 from labelloop.cli.watching import summarise
 from labelloop.core.errors import JobLost
 from labelloop.core.regions import Size
@@ -27,7 +26,7 @@ from labelloop.jobs.figures import figures_of
 from labelloop.jobs.patience import Cancelled, Interrupted
 from labelloop.labelstudio.video import decode_track
 from labelloop.store import schema
-from labelloop.store.films import KEPT, FilmParts, FilmProgress, films_in_work
+from labelloop.store.films import KEPT, FilmParts
 from labelloop.store.pages import Mark, Pages
 from labelloop.testing import FakeLabelStudio
 from labelloop.video.lifespans import boxes_by_frame
@@ -371,9 +370,3 @@ def test_a_classifier_says_what_a_film_shows(studio: FakeLabelStudio, tmp_path: 
     assert item["score"] == pytest.approx(0.9 * 0.75, abs=0.01)
     assert (stretch["from_name"], stretch["to_name"], stretch["type"]) == ("when", "film", "timelinelabels")
     assert stretch["value"] == {"ranges": [{"start": 1, "end": 39}], "timelinelabels": ["Red"]}
-
-
-def film_progress(engine: sa.Engine, job_id: str) -> FilmProgress | None:
-    """How far a job is in the last of the films that it is at; None where it is at none."""
-    found = films_in_work(engine, job_id, since_s=time.time())
-    return found[-1] if found else None

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from jobs.desk import Desk
+from jobs.desk import Desk, film_progress
 from labelloop.core.regions import Size
 from labelloop.labelstudio.video import decode_track
-from labelloop.store.films import film_progress
 from labelloop.store.jobs import Job
 from labelloop.testing import FakeLabelStudio
 from labelloop.video.lifespans import boxes_by_frame
