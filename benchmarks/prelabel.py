@@ -242,14 +242,15 @@ class Run(NamedTuple):
 
 
 def worker_command(*, stopped_for: float) -> list[str]:
-    """A worker. Its clock goes on while it is stopped for the other's turn, and pages are as large as what is predicted
-    in some seconds: these become `stopped_for` times as many, or its pages would be smaller than without turns."""
+    """A worker. Its clock goes on while it is stopped for the other's turn, and what it does depends on how much is
+    predicted in some seconds: these become `stopped_for` times as many, or it would import more often than without
+    turns."""
     code = f"""
 import sys
 from labelloop.cli import main
 from labelloop.jobs import preannotate
 preannotate.PAGE_S *= {stopped_for}
-preannotate.LONGEST_PAGE_S *= {stopped_for}
+preannotate.LONGEST_WAIT_S *= {stopped_for}
 sys.argv = ["labelloop", "worker", "--until-idle"]
 main()
 """
@@ -293,7 +294,7 @@ def run_job(
                     worker.wait()
                 elif turns:
                     turns.swap(worker)
-                time.sleep(0.02)
+                time.sleep(0.2)  # each look costs a millisecond or two of the two cores
         finally:
             worker.kill()  # it may be stopped, and would stay so
     ended, found = store.jobs.get(job.id), progress(store.engine, job.id)

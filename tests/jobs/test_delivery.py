@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from starlette.responses import Response
 
 from jobs.desk import IMPORT, Desk, refusal, to_the_end
-from labelloop.core.errors import LabelloopError, LabelStudioRejected
-from labelloop.store.pages import Pages
+from labelloop.core.errors import JobLost, LabelloopError, LabelStudioRejected
+from labelloop.jobs.delivery import Delivery
+from labelloop.jobs.patience import Patience
+from labelloop.labelstudio.client import Client
+from labelloop.store.jobs import Job
+from labelloop.store.pages import Page, Pages, Progress
 
 Answer = Callable[[], Response]
 
@@ -177,3 +182,120 @@ def test_patience_ends(desk: Desk) -> None:
         work.advance()
     assert time.monotonic() - begun < 10
     assert desk.imports() < 6, "it spins"
+
+
+# --- several pages in one import ------------------------------------------------------------------------------
+
+
+@contextmanager
+def ready(desk: Desk, *, tasks: int = 40, import_size: int = 100) -> Iterator[tuple[Delivery, list[Page], Job]]:
+    """Predicted tasks in pages of ten, and what brings them into Label Studio."""
+    added = desk.add_tasks(tasks)
+    job = desk.job()
+    worker = desk.store.workers.register()
+    assert desk.store.jobs.claim(desk.store.jobs.get(job.id), worker)
+    pages = Pages(desk.store.engine, job.id, owner=worker, is_alive=desk.store.workers.is_alive)
+    predicted = []
+    for start in range(0, tasks, 10):
+        part = added[start : start + 10]
+        page = pages.take(part, mark=pages.mark(), cursor=part[-1], replaces={})
+        assert page is not None
+        items = [{"task": task, "result": [], "score": 0.5, "model_version": desk.version} for task in part]
+        predicted.append(pages.predicted(page, items, ()))
+
+    def tell(level: str, text: str) -> None:
+        desk.store.jobs.tell(job.id, level, text)
+
+    patience = Patience(20.0, check=lambda: None, tell=tell, first_s=0.05)
+    with Client(desk.studio.url, desk.studio.token) as client:
+        yield (
+            Delivery(
+                client,
+                pages,
+                project_id=desk.project,
+                version=desk.version,
+                patience=patience,
+                settle_s=0.3,
+                import_size=import_size,
+                tell=tell,
+            ),
+            predicted,
+            job,
+        )
+
+
+def test_pages_travel_together(desk: Desk) -> None:
+    with ready(desk) as (delivery, pages, job):
+        delivery.deliver(pages)
+    assert desk.imports() == 1
+    assert desk.versions() == [[desk.version]] * 40
+    assert desk.progress(job) == Progress(stored=40)
+
+
+def test_an_import_has_no_more_than_it_may(desk: Desk) -> None:
+    with ready(desk, import_size=25) as (delivery, pages, _):
+        delivery.deliver(pages)
+    assert desk.imports() == 2
+    assert desk.versions() == [[desk.version]] * 40
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(lambda n, answer: (answer(), refusal(504))[1] if n == 1 else answer(), id="stored, answer lost"),
+        pytest.param(lambda n, answer: refusal(503) if n == 1 else answer(), id="not stored, 503"),
+        pytest.param(lambda n, answer: refusal(413) if n == 1 else answer(), id="too large for a proxy"),
+    ],
+)
+def test_each_task_of_pages_that_travel_together_gets_one_prediction(
+    desk: Desk, trouble: Callable[[int, Answer], Response]
+) -> None:
+    desk.studio.around = on_import(trouble)
+    with ready(desk) as (delivery, pages, job):
+        delivery.deliver(pages)
+        delivery.clear_doubts()
+    assert desk.versions() == [[desk.version]] * 40
+    assert desk.progress(job) == Progress(stored=40)
+
+
+def test_an_import_that_a_proxy_refused_is_not_tried_as_large_again(desk: Desk) -> None:
+    sizes = []
+
+    def limited(ask: Any, path: str, answer: Answer) -> Response:
+        if not path.endswith(IMPORT):
+            return answer()
+        sizes.append(len(json.loads(ask.raw)))
+        return refusal(413) if sizes[-1] > 20 else answer()
+
+    desk.studio.around = limited
+    with ready(desk, tasks=80) as (delivery, pages, _):
+        delivery.deliver(pages[:4])
+        delivery.deliver(pages[4:])
+    assert sizes == [40, 10, 10, 10, 10, 20, 20]
+
+
+def test_one_task_that_is_gone_does_not_keep_its_neighbours(desk: Desk) -> None:
+    with ready(desk) as (delivery, pages, job):
+        desk.delete(desk.tasks[13])
+        delivery.deliver(pages)
+    assert desk.versions() == [[desk.version]] * 39
+    assert desk.progress(job) == Progress(stored=39, skipped=1)
+
+
+def test_what_is_dropped_from_pages_that_travel_together_is_found(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad: set[int] = set()
+    spoil(monkeypatch, lambda item: item["task"] in bad or (len(bad) < 1 and bad.add(item["task"]) is None))
+    with ready(desk) as (delivery, pages, job):
+        delivery.deliver(pages)
+    assert [(failure.task_id, failure.code) for failure in desk.failures(job)] == [(*bad, "prediction-invalid")]
+    assert desk.progress(job) == Progress(stored=39, failed=1)
+    assert sum(map(len, desk.versions())) == 39
+
+
+def test_pages_of_another_worker_are_not_sent(desk: Desk) -> None:
+    with ready(desk) as (delivery, pages, job):
+        desk.store.workers.register()
+        assert desk.store.jobs.claim(desk.store.jobs.get(job.id), "thief")
+        with pytest.raises(JobLost):
+            delivery.deliver(pages)
+    assert desk.imports() == 0

@@ -18,9 +18,12 @@ from labelloop.core.errors import JobLost
 from labelloop.jobs.preannotate import Preannotation
 from labelloop.store import schema
 from labelloop.store.jobs import Job
-from labelloop.store.pages import Page, Pages
+from labelloop.store.pages import Ended, Page, Pages
 from labelloop.testing import FakeEngine, FakeLabelStudio
 from reference.waiting import wait
+
+MANY = 300
+"""Tasks: more than one worker has in hand before it stores any."""
 
 
 def alive(_worker: str) -> bool:
@@ -55,7 +58,7 @@ def owned(desk: Desk) -> Iterator[Job]:
 
 
 def test_owner_and_guest_share_the_pages_and_the_owner_ends_the_job(desk: Desk) -> None:
-    desk.add_tasks(100)
+    desk.add_tasks(MANY)
     job = desk.job()
     with desk.open(job) as owner, desk.open(job, guest=True) as guest:
         for _ in range(2):
@@ -65,15 +68,15 @@ def test_owner_and_guest_share_the_pages_and_the_owner_ends_the_job(desk: Desk) 
         helper.start()
         to_the_end(owner)
         helper.join(20)
-    assert desk.versions() == [[desk.version]] * 100
+    assert desk.versions() == [[desk.version]] * MANY
     taken = Counter(task for page in pages_of(desk, job) for task in page["task_ids"])
     assert taken == Counter(desk.tasks), "each task is in one page"
-    assert desk.progress(job).stored == 100
+    assert desk.progress(job).stored == MANY
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_the_owner_does_again_what_a_dead_guest_left_behind(desk: Desk, steps: int) -> None:
-    desk.add_tasks(60)
+    desk.add_tasks(MANY)
     job = desk.job()
     with desk.open(job) as owner:
         with desk.open(job, guest=True) as guest:  # left without a word: as after a crash
@@ -81,12 +84,12 @@ def test_the_owner_does_again_what_a_dead_guest_left_behind(desk: Desk, steps: i
                 assert guest.advance()
             wait(lambda: any(page["state"] == "predicted" for page in pages_of(desk, job)), every_s=0.005)
         to_the_end(owner)
-    assert desk.versions() == [[desk.version]] * 60
-    assert desk.progress(job).stored == 60
+    assert desk.versions() == [[desk.version]] * MANY
+    assert desk.progress(job).stored == MANY
 
 
 def test_the_owner_waits_for_a_guest_that_lives(desk: Desk) -> None:
-    desk.add_tasks(40)
+    desk.add_tasks(MANY)
     job = desk.job()
     with desk.open(job) as owner, desk.open(job, guest=True) as guest:
         assert isinstance(guest, Preannotation)
@@ -99,7 +102,7 @@ def test_the_owner_waits_for_a_guest_that_lives(desk: Desk) -> None:
         to_the_end(guest)
         ending.join(20)
         assert not ending.is_alive()
-    assert desk.versions() == [[desk.version]] * 40
+    assert desk.versions() == [[desk.version]] * MANY
 
 
 def test_one_number_is_given_out_once(desk: Desk) -> None:
@@ -123,13 +126,13 @@ def test_who_was_taken_for_dead_is_refused_at_the_next_write(desk: Desk, state: 
         if state != "taken":
             page = silent.predicted(page, [], ())
         if state == "sending":
-            silent.sending(page, doubted=False)
+            silent.sending([page], doubted=False)
         (taken,), others = holder(desk, job).take_over()
         assert (taken.number, taken.state, others) == (page.number, state, 0)
         for write in (
             lambda: silent.predicted(page, [], ()),
-            lambda: silent.sending(page, doubted=False),
-            lambda: silent.stored(page, stored=1, skipped=0, failed=(), doubted=False),
+            lambda: silent.sending([page], doubted=False),
+            lambda: silent.stored([Ended(page, stored=1, skipped=0)]),
         ):
             with pytest.raises(JobLost, match="taken over"):
                 write()
@@ -153,7 +156,7 @@ def test_a_guest_writes_nothing_once_the_job_has_ended(desk: Desk) -> None:
         page = take(guest, task)
         assert desk.store.jobs.end(job.id, "cancelled", owner=job.owner)
         with pytest.raises(JobLost, match="has ended"):
-            guest.sending(page, doubted=False)
+            guest.sending([page], doubted=False)
 
 
 def test_an_idle_worker_helps_and_leaves_for_a_job_that_waits(desk: Desk) -> None:

@@ -324,9 +324,9 @@ class Settings(BaseModel):
     )
 
     import_size: int = Field(
-        1000,
+        5000,
         ge=1,
-        le=1000,
+        le=20_000,
         validation_alias=_names("import_size"),
         description="Most predictions in one import of a job; less where a proxy limits request bodies.",
     )

@@ -136,6 +136,7 @@ class Opener:
                 pages=self._pages(job, held),
                 view=view,
                 predict=self._follow(job, view, held) if films else self.predict(view, held.check),
+                remember=lambda tasks, found: self.remember(tasks, found, view),
                 patience=patience,
                 expect=lambda total: self._jobs.expect(job.id, total),
                 tell=held.tell,
@@ -228,8 +229,11 @@ class Opener:
             if all(one.error and one.error.code == ModelFailed.code and one.error.retry for one in found):
                 first = found[0].error
                 raise ModelFailed(first.message if first else "")  # the model was lost, not the tasks
-            keep(self._scores, tasks, found, view)  # for labelloop order
             log.debug("page predicted", tasks=len(tasks), seconds=round(time.monotonic() - begun, 2))
             return found
 
         return predict
+
+    def remember(self, tasks: Sequence[Task], found: Sequence[Prediction], view: View) -> None:
+        """Write down what `labelloop order` asks for later."""
+        keep(self._scores, tasks, found, view)

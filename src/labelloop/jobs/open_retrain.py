@@ -41,7 +41,9 @@ class RetrainOpener:
         patience = Patience(self._settings.patience_s, check=held.check, tell=held.tell)
 
         def predict(tasks: Sequence[Task], view: View) -> Sequence[Prediction]:
-            return self._opener.predict(view, held.stopping)(tasks)
+            found = self._opener.predict(view, held.stopping)(tasks)
+            self._opener.remember(tasks, found, view)
+            return found
 
         def order(client: Client, project_id: int, view: View) -> None:
             reorder(client, project_id, view, self._scores, wish=Wish(), patience=patience)

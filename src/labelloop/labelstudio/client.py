@@ -366,9 +366,9 @@ class Client:
 
     # --- predictions --------------------------------------------------------------------------------
 
-    def import_predictions(self, project_id: int, items: Sequence[Mapping[str, Any]]) -> PredictionImport:
-        """Store `{"task", "result", "score", "model_version"}` items, 200 to 1,000 at a time. One unknown task rejects
-        all; an invalid item is dropped without a word, so look at `dropped`; sending twice stores twice."""
+    def import_predictions(self, project_id: int, items: Sequence[Mapping[str, Any] | msgspec.Raw]) -> PredictionImport:
+        """Store `{"task", "result", "score", "model_version"}` items, hundreds at a time. One unknown task rejects all;
+        an invalid item is dropped without a word, so look at `dropped`; sending twice stores twice."""
         path = f"/api/projects/{project_id}/import/predictions"
         answer = self._ask("POST", path, _Created, body=list(items), timeout_s=_IMPORT_TIMEOUT_S)
         return PredictionImport(sent=len(items), created=answer.created)

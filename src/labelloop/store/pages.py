@@ -30,10 +30,16 @@ class Failed(msgspec.Struct, frozen=True):
     message: str
 
 
+class Item(msgspec.Struct, frozen=True):
+    """A prediction as Label Studio's import takes it, in JSON: a job may have thousands in hand; dicts are large."""
+
+    task: int
+    json: msgspec.Raw
+
+
 class Page(msgspec.Struct, frozen=True):
-    """Some tasks of a job. `taken`: `owner` reads or predicts them; `predicted`: `items` (what Label Studio's import
-    takes) are ready and nothing was sent; `sending`: an import was begun at `sent_s`, and whether it arrived is not
-    known; `stored`: all is there.
+    """Some tasks of a job. `taken`: `owner` reads or predicts them; `predicted`: `items` are ready, nothing was sent;
+    `sending`: an import was begun at `sent_s`, and whether it arrived is not known; `stored`: all is there.
 
     `cursor` is the last task id of the listing that was read for it, None for tasks that are tried again. `replaces`
     are predictions of the same version that were there before, by task.
@@ -49,7 +55,18 @@ class Page(msgspec.Struct, frozen=True):
     sent_s: float | None
     doubted: bool
     skipped: int
-    items: tuple[dict[str, Any], ...] = ()
+    items: tuple[Item, ...] = ()
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """What became of a page: how many of its tasks are in Label Studio, need nothing any more, or failed. `doubted`:
+    the answer to one of its imports was never seen."""
+
+    page: Page
+    stored: int
+    skipped: int
+    failed: Sequence[Failed] = ()
+    doubted: bool = False
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -163,29 +180,32 @@ class Pages:
         self, page: Page, items: Sequence[Mapping[str, Any]], failed: Sequence[Failed], *, skipped: int = 0
     ) -> Page:
         """Keep what was predicted; `skipped` counts the tasks without item and without failure."""
+        bodies = [msgspec.json.encode(item) for item in items]
         with self._engine.begin() as connection:
-            self._set(connection, page, state="predicted", items=_pack(items), skipped=skipped)
+            self._set(connection, page, state="predicted", items=_pack(bodies), skipped=skipped)
             self._fail(connection, page.task_ids, failed)
             parts = schema.film_parts  # of no use any more: the tracks are in the page
             connection.execute(
                 sa.delete(parts).filter_by(job_id=self._job_id).where(parts.c.task_id.in_(page.task_ids))
             )
-            query = sa.select(schema.job_pages).filter_by(job_id=self._job_id, number=page.number)
-            return _page(connection.execute(query).mappings().one())
+        ready = tuple(Item(item["task"], msgspec.Raw(body)) for item, body in zip(items, bodies, strict=True))
+        return msgspec.structs.replace(page, state="predicted", items=ready, skipped=skipped)
 
-    def sending(self, page: Page, *, doubted: bool) -> float:
-        """An import begins now; returns the moment, unix seconds."""
+    def sending(self, pages: Sequence[Page], *, doubted: bool) -> float:
+        """An import of these begins now; returns the moment, unix seconds."""
         now = time.time()
         with self._engine.begin() as connection:
-            self._set(connection, page, state="sending", sent_s=now, **({"doubted": True} if doubted else {}))
+            for page in pages:
+                self._set(connection, page, state="sending", sent_s=now, **({"doubted": True} if doubted else {}))
         return now
 
-    def stored(self, page: Page, *, stored: int, skipped: int, failed: Sequence[Failed], doubted: bool) -> None:
-        """All of it is in Label Studio, failed, or skipped."""
-        values = {"state": "stored", "items": None, "stored": stored, "skipped": skipped, "doubted": doubted}
+    def stored(self, ended: Sequence[Ended]) -> None:
+        """All of these pages is in Label Studio, failed, or skipped."""
         with self._engine.begin() as connection:
-            self._set(connection, page, owner=None, **values)
-            self._fail(connection, [failure.task_id for failure in failed], failed)
+            for one in ended:
+                values = {"stored": one.stored, "skipped": one.skipped, "doubted": one.doubted}
+                self._set(connection, one.page, owner=None, state="stored", items=None, **values)
+                self._fail(connection, [failure.task_id for failure in one.failed], one.failed)
 
     def settled(self, page: Page) -> None:
         """The doubts about a stored page were cleared."""
@@ -237,9 +257,10 @@ def pace(engine: sa.Engine, job_id: str, *, since_s: float) -> float | None:
     query = sa.select(pages.c.sent_s, pages.c.task_ids).filter_by(job_id=job_id, state="stored")
     with engine.connect() as connection:
         rows = connection.execute(query.where(pages.c.sent_s > since_s).order_by(pages.c.sent_s)).all()
-    if len(rows) < 2:
+    later = [row for row in rows if row.sent_s > rows[0].sent_s]
+    if not later:
         return None
-    tasks, seconds = sum(len(row.task_ids) for row in rows[1:]), time.time() - float(rows[0].sent_s)
+    tasks, seconds = sum(len(row.task_ids) for row in later), time.time() - float(rows[0].sent_s)
     return tasks / max(seconds, 1e-3)
 
 
@@ -250,10 +271,19 @@ def failures(engine: sa.Engine, job_id: str, *, limit: int | None = None) -> lis
         return [schema.as_struct(row, Failed) for row in connection.execute(query.limit(limit)).mappings()]
 
 
-def _pack(items: Sequence[Mapping[str, Any]]) -> bytes:
-    return zlib.compress(msgspec.json.encode(items), 1)
+def _pack(bodies: Sequence[bytes]) -> bytes:
+    return zlib.compress(b"[" + b",".join(bodies) + b"]", 1)
+
+
+class _OfTask(msgspec.Struct):
+    task: int
+
+
+def _items(packed: bytes | None) -> tuple[Item, ...]:
+    bodies = msgspec.json.decode(zlib.decompress(packed), type=list[msgspec.Raw]) if packed else []
+    return tuple(Item(msgspec.json.decode(body, type=_OfTask).task, body) for body in bodies)
 
 
 def _page(row: Mapping[Any, Any]) -> Page:
-    items = msgspec.json.decode(zlib.decompress(row["items"])) if row["items"] else ()
-    return schema.as_struct(dict(row) | {"items": items}, Page)
+    page = schema.as_struct({name: value for name, value in row.items() if name != "items"}, Page)
+    return msgspec.structs.replace(page, items=_items(row["items"]))

@@ -1,0 +1,68 @@
+"""Predicted pages between the thread that predicts and the one that stores them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+from labelloop.core.errors import LabelloopError
+from labelloop.jobs.patience import Interrupted
+from labelloop.store.pages import Page
+
+
+class Backlog:
+    """At most `most_pages`; who adds one more waits. One thread adds, one takes, any may close."""
+
+    def __init__(self, most_pages: int) -> None:
+        self._most_pages = most_pages
+        self._pages: deque[Page] = deque()
+        self._ended = self._closed = False
+        self._error: BaseException | None = None
+        self._change = threading.Condition()
+
+    def add(self, page: Page) -> None:
+        """Once it is closed, pages are dropped: they are in the store, and whoever takes the job over finds them."""
+        with self._change:
+            self._change.wait_for(lambda: len(self._pages) < self._most_pages or self._closed)
+            self._pages.append(page)
+            self._change.notify_all()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Nothing is added any more, because all is done or because of `error`."""
+        with self._change:
+            self._ended, self._error = True, error
+            self._change.notify_all()
+
+    def close(self) -> None:
+        """Nothing is taken any more."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+
+    def take(self, most_items: int, *, due_s: float) -> list[Page]:
+        """Pages in order, one at least, more as long as they have at most `most_items` together: waits for the first,
+        and for others until they are so many or the moment `due_s` (of `time.monotonic`) has come. None at the end. An
+        error that ended them is raised when all before it were taken, a person's wish at once. Raises Interrupted when
+        closed."""
+        with self._change:
+            while not (self._ready(most_items) or self._closed or self._ended):
+                left_s = due_s - time.monotonic()
+                if self._pages and left_s <= 0:
+                    break
+                self._change.wait(left_s if self._pages else None)
+            if self._closed:
+                raise Interrupted
+            if self._error is not None and not (self._pages and isinstance(self._error, LabelloopError)):
+                raise self._error
+            taken: list[Page] = []
+            items = 0
+            while self._pages and (not taken or items + len(self._pages[0].items) <= most_items):
+                taken.append(self._pages.popleft())
+                items += len(taken[-1].items)
+            self._change.notify_all()
+            return taken
+
+    def _ready(self, most_items: int) -> bool:
+        """Whether waiting longer would bring no larger import."""
+        return len(self._pages) >= self._most_pages or sum(len(page.items) for page in self._pages) >= most_items
