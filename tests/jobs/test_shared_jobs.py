@@ -22,7 +22,7 @@ from labelloop.store.pages import Ended, Page, Pages
 from labelloop.testing import FakeEngine, FakeLabelStudio
 from reference.waiting import wait
 
-MANY = 300
+MANY = 100
 """Tasks: more than one worker has in hand before it stores any."""
 
 

@@ -12,10 +12,10 @@ from labelloop.store.pages import Page
 
 
 class Backlog:
-    """At most `most_pages`; who adds one more waits. One thread adds, one takes, any may close."""
+    """Who adds a page while there are `most_items` predictions or more waits. One thread adds, one takes; any closes."""
 
-    def __init__(self, most_pages: int) -> None:
-        self._most_pages = most_pages
+    def __init__(self, most_items: int) -> None:
+        self._most_items = most_items
         self._pages: deque[Page] = deque()
         self._ended = self._closed = False
         self._error: BaseException | None = None
@@ -24,7 +24,7 @@ class Backlog:
     def add(self, page: Page) -> None:
         """Once it is closed, pages are dropped: they are in the store, and whoever takes the job over finds them."""
         with self._change:
-            self._change.wait_for(lambda: len(self._pages) < self._most_pages or self._closed)
+            self._change.wait_for(lambda: not self._is_full() or self._closed)
             self._pages.append(page)
             self._change.notify_all()
 
@@ -40,13 +40,13 @@ class Backlog:
             self._closed = True
             self._change.notify_all()
 
-    def take(self, most_items: int, *, due_s: float) -> list[Page]:
+    def take(self, *, due_s: float) -> list[Page]:
         """Pages in order, one at least, more as long as they have at most `most_items` together: waits for the first,
-        and for others until they are so many or the moment `due_s` (of `time.monotonic`) has come. None at the end. An
-        error that ended them is raised when all before it were taken, a person's wish at once. Raises Interrupted when
+        and for others until it is full or the moment `due_s` (of `time.monotonic`) has come. None at the end. An error
+        that ended them is raised when all before it were taken, a person's wish at once. Raises Interrupted when
         closed."""
         with self._change:
-            while not (self._ready(most_items) or self._closed or self._ended):
+            while not (self._is_full() or self._closed or self._ended):
                 left_s = due_s - time.monotonic()
                 if self._pages and left_s <= 0:
                     break
@@ -57,12 +57,11 @@ class Backlog:
                 raise self._error
             taken: list[Page] = []
             items = 0
-            while self._pages and (not taken or items + len(self._pages[0].items) <= most_items):
+            while self._pages and (not taken or items + len(self._pages[0].items) <= self._most_items):
                 taken.append(self._pages.popleft())
                 items += len(taken[-1].items)
             self._change.notify_all()
             return taken
 
-    def _ready(self, most_items: int) -> bool:
-        """Whether waiting longer would bring no larger import."""
-        return len(self._pages) >= self._most_pages or sum(len(page.items) for page in self._pages) >= most_items
+    def _is_full(self) -> bool:
+        return sum(len(page.items) for page in self._pages) >= self._most_items

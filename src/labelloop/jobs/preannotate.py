@@ -34,7 +34,6 @@ the time: with each import Label Studio counts the predictions of all tasks that
 processor for each of them, beside 1.4 ms for each prediction that is new (SQLite): in 5,000 tasks 5 ms a prediction in
 imports of 1,000, and 7 ms in imports of 500."""
 LONGEST_WAIT_S = 60.0
-_MOST_PAGES = int(LONGEST_WAIT_S / PAGE_S) + 2
 _LARGEST_PAGE = 1000
 SMALLEST_PAGE = 50
 PASSING = frozenset({"media-unreachable", "media-timeout", "media-forbidden", "deadline-exceeded", "overloaded"})
@@ -107,13 +106,13 @@ class Preannotation:
         """Start the flow of pages with those that dead workers left behind."""
         self._waiting = [page for page in left if page.state != "taken"]
         self._tasks.again([page for page in left if page.state == "taken"])
-        self._backlog = Backlog(_MOST_PAGES)
+        self._backlog = Backlog(self._import_size)
         self._threads.submit(self._predict_all, self._backlog)
 
     def advance(self) -> bool:
         """Store some pages. False when nothing is left to do."""
         waiting, self._waiting = self._waiting, []
-        pages = waiting or self._backlog.take(self._import_size, due_s=self._due_s)
+        pages = waiting or self._backlog.take(due_s=self._due_s)
         if not pages:
             return not self._guest and self._look_after_others()
         begun_s = time.monotonic()
