@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from labelloop.core.errors import ModelError, ModelFailed
 from labelloop.engines.onnx import OnnxModel, Tensor, read_signature
-from labelloop.engines.onnx_file import CHILDREN, lean_copy, scan
+from labelloop.engines.onnx_file import CHILDREN, scan
 from reference import tiny_models as tiny
 
 VALUE = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -162,53 +162,6 @@ def test_every_cut_of_a_real_file_is_an_error(tmp_path: Path) -> None:
         cut.write_bytes(whole[:length])
         with pytest.raises(ModelError):
             read_signature(cut)
-
-
-def test_weights_among_the_inputs_are_taken_for_constants(shared: Path) -> None:
-    import onnxruntime as ort
-
-    path = shared / "data/models/nanodet_m_320.onnx"
-    with lean_copy(path) as lean:
-        assert lean != path
-        model = onnx.load(lean)
-    assert not lean.exists()
-    onnx.checker.check_model(model)
-    assert [source.name for source in model.graph.input] == ["input.1"]
-    original = onnx.load(path)
-    assert model.graph.node == original.graph.node
-    assert model.graph.initializer == original.graph.initializer
-    image = np.random.default_rng(0).uniform(-2, 2, (1, 3, 320, 320)).astype(np.float32)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    expected = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(
-        None, {"input.1": image}
-    )
-    for one, other in zip(OnnxModel(path).run({"input.1": image}), expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
-
-
-def test_files_of_before_weights_could_be_anything_else_are_left_alone(tmp_path: Path) -> None:
-    weight = numpy_helper.from_array(VALUE, "weight")
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, VALUE.shape) for name in ("x", "weight")]
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, VALUE.shape)
-    graph = helper.make_graph([helper.make_node("Add", ["x", "weight"], ["y"])], "g", inputs, [output], [weight])
-    for version, cut in ((3, False), (8, True)):
-        path = tmp_path / f"{version}.onnx"
-        model = helper.make_model(graph, ir_version=version, opset_imports=[helper.make_opsetid("", 8)])
-        body = model.graph.SerializeToString()
-        size = [len(body) >> 7 * place & 0x7F | 0x80 for place in range(4)]  # as writers do that fill it in later
-        model.ClearField("graph")
-        path.write_bytes(model.SerializeToString() + bytes([7 << 3 | 2, *size, 0]) + body)
-        with lean_copy(path) as lean:
-            assert (lean != path) == cut
-        np.testing.assert_array_equal(OnnxModel(path).run({"x": VALUE})[0], 2 * VALUE)
-
-
-@pytest.mark.parametrize("model", ["yolox_nano_416", "deimv2_atto_320"])
-def test_files_without_such_inputs_are_left_alone(shared: Path, model: str) -> None:
-    path = shared / "data/models" / f"{model}.onnx"
-    with lean_copy(path) as lean:
-        assert lean == path
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

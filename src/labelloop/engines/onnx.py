@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from labelloop.core.errors import ModelError, ModelFailed
 from labelloop.engines.base import EngineOptions
-from labelloop.engines.onnx_file import check_external_data, lean_copy, scan
+from labelloop.engines.onnx_file import check_external_data, scan
+from labelloop.engines.onnx_rewrite import faster_copy
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -95,7 +96,7 @@ class OnnxModel:
         """Raises ModelError when the file cannot be read, or wants to read files outside its folder."""
         contents = scan(path)
         check_external_data(path, contents.external)
-        with lean_copy(path) if optimise and not contents.external else nullcontext(path) as file:
+        with faster_copy(path) if optimise and not contents.external else nullcontext(path) as file:
             self._session, self.device = _open(file, device, name=path.name, optimise=optimise)
         meta = self._session.get_modelmeta()
         self.signature = Signature(

@@ -9,9 +9,7 @@ Format: https://protobuf.dev/programming-guides/encoding/ and onnx.proto (field 
 from __future__ import annotations
 
 import mmap
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -39,13 +37,6 @@ CHILDREN: dict[str, dict[int, str]] = {
 }
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE = 1, 2, 4
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
-_GRAPH = 7
-_INITIALIZER, _INPUT = 5, 11
-_TENSOR_NAME, _VALUE_NAME = 8, 1
-_IR_VERSION, _FREE_OF_INPUTS = 1, 4
-"""Before version 4 of the format every weight had to be an input, and none of them was meant to be replaced."""
-_LARGEST = 256 * 10**6
-"""Larger files are left as they are: what is cut is held in memory."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -69,7 +60,7 @@ def scan(path: Path) -> FileContents:
                 message, start, end = todo.pop()
                 strings: dict[int, list[str]] = {}
                 inside = CHILDREN[message]
-                for field, _, begin, stop in _fields(data, start, end):
+                for field, begin, stop in _fields(data, start, end):
                     if field in inside:
                         todo.append((inside[field], begin, stop))
                     elif message in ("NodeProto", "StringStringEntryProto"):
@@ -117,80 +108,16 @@ def check_external_data(path: Path, external: frozenset[str]) -> None:
             )
 
 
-@contextmanager
-def lean_copy(path: Path) -> Iterator[Path]:
-    """A file like the one at `path`, without those inputs of the graph that are weights too; `path` itself where there
-    are none. For files without external data that `scan` could read.
-
-    Exporters of old list all weights among the inputs. That makes them defaults that a caller may replace, so ONNX
-    Runtime must not fold them: NanoDet-m took 30 to 36 ms of one core as it is, and 24 to 30 without them.
-    """
-    try:
-        lean = _without_weights(path)
-    except (ValueError, IndexError):  # whatever is wrong with it, ONNX Runtime has the better words
-        lean = None
-    if lean is None:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="labelloop-") as folder:  # bytes would be kept by the session for good
-        copy = Path(folder) / path.name
-        copy.write_bytes(lean)
-        del lean
-        yield copy
-
-
-def _without_weights(path: Path) -> bytes | None:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if len(data) > _LARGEST or _ir_version(data) < _FREE_OF_INPUTS:
-            return None
-        graph = next((part for part in _fields(data, 0, len(data)) if part[0] == _GRAPH), None)
-        parts = list(_fields(data, *graph[2:])) if graph else []
-        tensors = [(begin, stop) for field, _, begin, stop in parts if field == _INITIALIZER]
-        weights = {_name(data, begin, stop, _TENSOR_NAME) for begin, stop in tensors}
-        inputs = [(head, begin, stop) for field, head, begin, stop in parts if field == _INPUT]
-        surplus = [(head, stop) for head, begin, stop in inputs if _name(data, begin, stop, _VALUE_NAME) in weights]
-        if graph is None or not surplus:
-            return None
-        _, head, position, end = graph
-        kept = bytearray()
-        for cut, stop in surplus:
-            kept += data[position:cut]
-            position = stop
-        kept += data[position:end]
-        return b"".join((data[:head], bytes([_GRAPH << 3 | _BYTES]), _length(len(kept)), kept, data[end:]))
-
-
-def _ir_version(data: mmap.mmap) -> int:
-    """Of the format; exporters write it first, and 0 stands for one that is not there."""
-    return _varint(data, 1)[0] if data[0] == _IR_VERSION << 3 | _VARINT else 0
-
-
-def _name(data: mmap.mmap, begin: int, stop: int, wanted: int) -> bytes:
-    return next((data[start:end] for field, _, start, end in _fields(data, begin, stop) if field == wanted), b"")
-
-
-def _length(size: int) -> bytes:
-    """A number as protobuf writes it."""
-    written = bytearray()
-    while size > 0x7F:
-        written.append(size & 0x7F | 0x80)
-        size >>= 7
-    written.append(size)
-    return bytes(written)
-
-
-def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(field number, where it begins, where its contents begin, stop) of every length-delimited field; the other wire
-    types are stepped over."""
+def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(field number, start, stop) of every length-delimited field; the other wire types are stepped over."""
     while position < end:
-        begin = position
         tag, position = _varint(data, position)
         wire = tag & 7
         if wire == _BYTES:
             length, position = _varint(data, position)
             if position + length > end:
                 raise ValueError("it is cut off")
-            yield tag >> 3, begin, position, position + length
+            yield tag >> 3, position, position + length
             position += length
         elif wire == _VARINT:
             _, position = _varint(data, position)

@@ -88,7 +88,7 @@ def refusal(request: TrainRequest) -> str | None:
     """Why neither `head` nor `full` can train this; looks at the card only."""
     if request.base is None:
         return "There is no model to start from: use the trainer scratch."
-    if missing := not_installed("torch", "onnx"):
+    if missing := not_installed("torch"):
         return missing
     from labelloop.learning.trainers.families import FAMILIES, why_not
 

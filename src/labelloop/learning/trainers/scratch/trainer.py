@@ -34,7 +34,7 @@ class ScratchTrainer:
     name = NAME
 
     def refuses(self, request: TrainRequest) -> str | None:
-        if missing := not_installed("torch", "onnx"):
+        if missing := not_installed("torch"):
             return missing
         if not request.labels:
             return "The data set has no labels: give the label config some."
