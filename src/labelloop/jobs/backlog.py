@@ -12,7 +12,7 @@ from labelloop.store.pages import Page
 
 
 class Backlog:
-    """Who adds a page while there are `most_items` predictions or more waits. One thread adds, one takes; any closes."""
+    """Who adds while there are `most_items` predictions or more waits. One thread adds, one takes; any may close."""
 
     def __init__(self, most_items: int) -> None:
         self._most_items = most_items
