@@ -18,7 +18,7 @@ _USUAL = "yuv420p"
 """How most cameras store colours, by FFmpeg's name: brightness, and two planes of colour of half the size."""
 _RGB_AMONG_GBR = (2, 0, 1)
 _WHOLE = 16
-"""FFmpeg 8 converts so many columns at a time into planes of RGB, and leaves out what is over where that is 8 or less."""
+"""FFmpeg 8 makes planes of RGB from so many columns at a time, and leaves out what is over where that is 8 or less."""
 
 
 class Pixels:
