@@ -34,7 +34,7 @@ Frames = NDArray[np.intp]
 
 UNREACHED, START = -2, -1
 
-PROBES = 8
+PROBES = 3
 
 LARGEST_PIECE = 200_000
 """Interpolated boxes looked at together: 8 MB for each array of them."""
