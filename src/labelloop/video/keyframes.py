@@ -200,7 +200,7 @@ class _Line:
         np.maximum(inside, 0, out=inside)
         shared = inside[0] * inside[1]
         union = width * height + self._areas[frames] - shared
-        return shared / np.where(union > 0, union, 1)
+        return np.asarray(shared / np.where(union > 0, union, 1))
 
     def _horizon(self, start: int) -> int:
         """No frame beyond this one can be the next key frame after `start`."""

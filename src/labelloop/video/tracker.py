@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -92,7 +92,7 @@ class Matched(NamedTuple):
 NO_PAIRS = Matched(np.zeros(0, np.intp), np.zeros(0, np.intp))
 
 
-def assign(likeness: Floats, *, at_least: float) -> Matched:
+def assign(likeness: NDArray[np.floating[Any]], *, at_least: float) -> Matched:
     """The pairs (rows, columns) of `likeness` [n, m] whose sum is largest, of those that are alike by `at_least`.
 
     A pair that is not alike enough counts as no pair while the sum is made, not after it: it must not take a partner
