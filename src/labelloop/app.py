@@ -286,7 +286,9 @@ def create_app(settings: Settings, parts: Parts) -> Edge:
         parts.metrics,
         note=parts.recorder.note,
         homes=registry.homes,
-        hosted=HostedCalls(parts.store.values, parts.store.fits, parts.projects, parts.predictor),
+        hosted=HostedCalls(
+            parts.store.values, parts.store.fits, parts.store.annotations, parts.projects, parts.predictor
+        ),
     )
     api = Api(
         parts.projects,

@@ -106,16 +106,21 @@ def test_fit_hears_events_in_order_as_a_job_and_its_version_is_shown(begin: Begi
     assert caller.http.post("/webhook", json=recording(shared, "webhook_tasks_created")).status_code == 201
     several = recording(shared, "webhook_annotations_created_bulk")
     assert caller.http.post("/webhook", json=several).status_code == 201
+    gone = recording(shared, "webhook_annotations_deleted")
+    gone["annotations"] = [{"id": event["annotation"]["id"]}, {"id": 10_001}]
+    assert caller.http.post("/webhook", json=gone).status_code == 201
     answer = caller.http.post("/webhook", json=recording(shared, "webhook_start_training")).json()
     assert answer["status"] == "accepted"
-    # bumped by each annotation and by the button, and no setup took that back
+    # bumped by each annotation, by two that are gone and by the button, and no setup took that back
     heard = [event["annotation"]["id"], *(one["id"] for one in several["annotation"])]
-    wait(lambda: caller.setup(config) == f"NewModel-v0.0.{len(heard) + 2}")
+    wait(lambda: caller.setup(config) == f"NewModel-v0.0.{len(heard) + 4}")
     (said,) = caller.predict([{"id": 1, "data": {"image": "x"}}], config)
-    assert said["model_version"] == f"NewModel-v0.0.{len(heard) + 2}"
+    assert said["model_version"] == f"NewModel-v0.0.{len(heard) + 4}"
     created = [["ANNOTATION_CREATED", number, 1] for number in heard]
     assert len(created) > 2
-    assert f"heard {[*created, ['START_TRAINING', None, 1]]}" in notes([said])
+    # bare ids; what is known of the first is the task that it was on
+    deleted = [["ANNOTATION_DELETED", heard[0], event["annotation"]["task"]], ["ANNOTATION_DELETED", 10_001, 1]]
+    assert f"heard {[*created, *deleted, ['START_TRAINING', None, 1]]}" in notes([said])
     wait(lambda: {job["state"] for job in caller.jobs()} == {"done"})
 
 

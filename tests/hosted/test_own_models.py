@@ -16,13 +16,14 @@ import pytest
 from labelloop.cli.hosting import hosted_card, parse_options, spread
 from labelloop.core.errors import ModelError, ModelFailed
 from labelloop.core.pictures import Picture
-from labelloop.core.regions import Box, Polygon, Size, Span, Whole
+from labelloop.core.regions import Box, Mask, Size, Span, Whole
 from labelloop.core.settings import read_settings
 from labelloop.engines.base import EngineOptions
-from labelloop.engines.own import OwnEngine, outlines
+from labelloop.engines.own import OwnEngine, region_of
 from labelloop.labelstudio.video import decode_track
 from labelloop.serving.models import add_model
 from labelloop.video.lifespans import boxes_by_frame
+from reference.brush import decode_rle
 from reference.film_scene import FILM_CONFIG, HEIGHT, SIDE, WIDTH, across, write_scene
 from reference.running_server import Backend, servers
 from reference.tiny_transformers import segmenter
@@ -46,6 +47,10 @@ IMAGE = '<Image name="img" value="$image"/>'
 TEXT = '<Text name="t" value="$text"/>'
 
 
+def green_part() -> Any:
+    return (scene() == (0, 200, 0)).all(axis=2)
+
+
 class Case(NamedTuple):
     """One example: a label config that its answers land in, a task, and what each region of the answer must be."""
 
@@ -55,6 +60,10 @@ class Case(NamedTuple):
     fits: Callable[[dict[str, Any]], bool]
     options: tuple[str, ...] = ()
     regions: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}-{self.config.partition(IMAGE)[2].partition(' ')[0].strip('<')}"
 
 
 def picture(body: str, rgb: Any = None) -> tuple[str, dict[str, Any]]:
@@ -101,6 +110,11 @@ CASES = (
         "own_segmenter.py",
         *picture('<PolygonLabels name="c" toName="img"><Label value="green"/></PolygonLabels>'),
         lambda r: min(x for x, _ in r["value"]["points"]) == pytest.approx(60.5),
+    ),
+    Case(
+        "own_segmenter.py",
+        *picture('<BrushLabels name="c" toName="img"><Label value="green"/></BrushLabels>'),
+        lambda r: np.array_equal(np.reshape(decode_rle(r["value"]["rle"])[1::4], (60, 100)) == 255, green_part()),
     ),
     Case(
         "own_points.py",
@@ -176,7 +190,7 @@ def answer(server: Backend, case: Case) -> list[dict[str, Any]]:
     return said["result"]
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.file for case in CASES])
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_each_example_answers_over_http(server: Backend, case: Case) -> None:
     found = answer(server, case)
     assert len(found) == case.regions, found
@@ -300,13 +314,15 @@ def test_a_span_that_is_not_in_its_text_fails_that_text(tmp_path: Path) -> None:
         assert says in str(error)
 
 
-def test_a_mask_becomes_an_outline_for_each_part() -> None:
+def test_a_mask_is_one_region_of_all_its_parts() -> None:
     mask = np.zeros((20, 30), bool)
     mask[2:10, 3:12] = mask[12:18, 20:29] = True
-    mask[0, 29] = True  # a speck
-    found = outlines(mask)
-    assert sorted(min(x for x, _ in part.points) for part in found) == [3.5, 20.5]
-    assert all(isinstance(part, Polygon) for part in found)
+    region = region_of({"mask": mask, "label": "green", "score": 0.5})
+    assert region is not None
+    assert isinstance(region.shape, Mask)
+    assert sorted(min(x for x, _ in outer) for (outer,) in region.shape.parts) == [3.5, 20.5]
+    assert (region.label, region.score) == ("green", 0.5)
+    assert region_of({"mask": ~mask & mask, "label": "green"}) is None
 
 
 def test_with_takes_every_following_pair() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labelloop.labelstudio.events import one_by_one
+from labelloop.labelstudio.events import deleted_ids, one_by_one
 from reference.stand import recording
 
 PROJECT = {"id": 1}
@@ -41,6 +41,21 @@ def test_what_a_bulk_event_may_look_like(annotation: Any, task: Any, expected: l
     payload = {"annotation": annotation, "task": task, "project": PROJECT}
     found = [(one["annotation"]["id"], one["task"]) for _, one in one_by_one("ANNOTATIONS_CREATED", payload)]
     assert found == expected
+
+
+def test_deleted_annotations_are_told_one_by_one_with_the_task_where_it_is_known(shared: Any) -> None:
+    body = recording(shared, "webhook_annotations_deleted")
+    (number,) = deleted_ids(body)
+    ((action, payload),) = one_by_one(body["action"], body, {number: 7})
+    assert action == payload["action"] == "ANNOTATION_DELETED"
+    assert payload["annotation"] == {"id": number, "task": 7}
+    assert payload["task"] == {"id": 7}
+    assert payload["project"] == body["project"]
+    several = {"annotations": [{"id": 8}, None, {"id": True}, {"id": 2**64}, {}, {"id": 9}], "project": PROJECT}
+    found = [one for _, one in one_by_one("ANNOTATIONS_DELETED", several, {9: 3})]
+    assert [one["annotation"] for one in found] == [{"id": 8}, {"id": 9, "task": 3}]
+    assert ["task" in one for one in found] == [False, True]
+    assert list(one_by_one("ANNOTATIONS_DELETED", {"project": PROJECT})) == []
 
 
 def test_other_events_stay_as_they_are() -> None:

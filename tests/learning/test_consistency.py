@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from labelloop.core.geometry import iou
-from labelloop.core.outlines import bounding_box, outline_of
+from labelloop.core.outlines import bounding_box, rings_of
 from labelloop.core.pictures import Picture
-from labelloop.core.regions import Box, MediaKey, Point, Polygon, Raw, Region, Shape, Size, Whole
+from labelloop.core.regions import Box, Mask, MediaKey, Point, Polygon, Raw, Region, Shape, Size, Whole
 from labelloop.learning.consistency import inconsistency, mirrored, mirrored_picture
 
 WIDTH = 100
@@ -75,16 +75,19 @@ def test_bounds_symmetry_and_independence_of_order() -> None:
         pytest.param(Box((10, 20, 40, 30), angle_deg=30), id="turned box"),
         pytest.param(Polygon(((1, 2), (30, 4), (5, 60))), id="polygon"),
         pytest.param(Point(7, 8), id="point"),
+        pytest.param(Mask((((((1, 2), (30, 4), (5, 60))), ((6, 20), (9, 20), (8, 30))),)), id="mask with a hole"),
     ],
 )
 def test_mirroring_exchanges_left_and_right(shape: Shape) -> None:
     (there,) = mirrored([Region(shape, "car", 0.5)], width=WIDTH)
-    expected = sorted((WIDTH - x, y) for x, y in outline_of(shape))
-    np.testing.assert_allclose(sorted(outline_of(there.shape)), expected, atol=1e-9)
+    for here, mirrored_ring in zip(rings_of(shape), rings_of(there.shape), strict=True):
+        expected = sorted((WIDTH - x, y) for x, y in here)
+        np.testing.assert_allclose(sorted(mirrored_ring), expected, atol=1e-9)
     if isinstance(there.shape, Box):
         assert there.shape.xyxy[0] < there.shape.xyxy[2]
     (back,) = mirrored([there], width=WIDTH)
-    np.testing.assert_allclose(outline_of(back.shape), outline_of(shape), atol=1e-9)
+    for here, again in zip(rings_of(shape), rings_of(back.shape), strict=True):
+        np.testing.assert_allclose(again, here, atol=1e-9)
     assert (there.label, there.score) == ("car", 0.5)
 
 

@@ -35,8 +35,8 @@ class Detector:
         self._model, self._classes = build(config, weights, device_of(device)), told["classes"]
 
     def predict(self, pictures: list[Any]) -> list[dict[str, Any]]:
-        """Of each picture (RGB) what was found, best first: boxes [n, 4] in pixels, scores, class numbers, and outlines
-        where the network makes masks."""
+        """Of each picture (RGB) what was found, best first: boxes [n, 4] in pixels, scores, class numbers, and the
+        parts of masks where the network makes them."""
         import numpy
         from labelloop_openmmlab import infer
 
@@ -44,7 +44,7 @@ class Detector:
         return [self._found(sample.pred_instances) for sample in infer(self._model, bgr)]
 
     def _found(self, found: Any) -> dict[str, Any]:
-        from labelloop_openmmlab import outlines_of
+        from labelloop_masks import parts_of
 
         found = found[(found.scores >= LOWEST_SCORE) & (found.labels < len(self._classes))]
         found = found[found.scores.argsort(descending=True)]
@@ -54,5 +54,5 @@ class Detector:
             "scores": found.scores.tolist(),
             "labels": found.labels.tolist(),
             "masks": masks,
-            "outlines": [outlines_of(mask) for mask in found.masks.numpy()] if masks else [],
+            "parts": [parts_of(mask) for mask in found.masks.numpy()] if masks else [],
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from labelloop.core.regions import Box, Point, Polygon, Shape
+from labelloop.core.regions import Box, Mask, Point, Polygon, Ring, Shape
 
 Outline = Sequence[tuple[float, float]]
 
@@ -29,7 +29,8 @@ def box_at(corner: tuple[float, float], size_wh: tuple[float, float], *, angle_d
 
 
 def outline_of(shape: Shape) -> tuple[tuple[float, float], ...]:
-    """The points around a shape: four for a box, one for a point, none for what has no place."""
+    """The points around a shape: four for a box, one for a point, none for what has no place. A mask has several
+    outlines (`rings_of`), and none here."""
     match shape:
         case Box():
             return corners(shape)
@@ -40,13 +41,34 @@ def outline_of(shape: Shape) -> tuple[tuple[float, float], ...]:
     return ()
 
 
+def rings_of(shape: Shape) -> list[Ring]:
+    """All outlines of a shape, those of holes too; an empty list for what has no place. What lies inside an odd number
+    of them lies in the shape."""
+    if isinstance(shape, Mask):
+        return [ring for part in shape.parts for ring in part]
+    outline = outline_of(shape)
+    return [outline] if outline else []
+
+
 def bounding_box(shape: Shape) -> Box | None:
     """The axis-aligned box around a shape, None for what has no place in the picture."""
-    outline = outline_of(shape)
-    if not outline:
+    points = [point for ring in rings_of(shape) for point in ring]
+    if not points:
         return None
-    xs, ys = [x for x, _ in outline], [y for _, y in outline]
+    xs, ys = [x for x, _ in points], [y for _, y in points]
     return Box((min(xs), min(ys), max(xs), max(ys)))
+
+
+def area_of(shape: Shape) -> float:
+    """Area of a shape in squared pixels, without its holes; 0 for what has none."""
+    if isinstance(shape, Mask):
+        return sum(outline_area(outer) - sum(map(outline_area, holes)) for outer, *holes in shape.parts)
+    return outline_area(outline_of(shape))
+
+
+def contains(shape: Shape, point: tuple[float, float]) -> bool:
+    """Whether `point` lies in a shape, and in none of its holes."""
+    return sum(outline_contains(ring, point) for ring in rings_of(shape)) % 2 == 1
 
 
 def outline_area(outline: Outline) -> float:

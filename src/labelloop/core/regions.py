@@ -40,6 +40,18 @@ class Polygon(msgspec.Struct, frozen=True, gc=False, tag=True):
     points: tuple[tuple[float, float], ...]
 
 
+Ring = tuple[tuple[float, float], ...]
+
+
+class Mask(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """The pixels that one thing covers: each of its `parts` is an outline and, behind it, those of its holes (GeoJSON's
+    MultiPolygon). Points are middles of pixels, those of holes too, and the pixels which they run through are covered.
+    Outlines, because a picture may be seen smaller than it is drawn on, and few numbers say what many pixels do.
+    """
+
+    parts: tuple[tuple[Ring, ...], ...]
+
+
 class Point(msgspec.Struct, frozen=True, gc=False, tag=True):
     """A key point."""
 
@@ -102,7 +114,7 @@ class Raw(msgspec.Struct, frozen=True, tag=True):
     result: dict[str, Any]
 
 
-Shape = Box | Polygon | Point | Track | Interval | Whole | Span | Raw
+Shape = Box | Polygon | Mask | Point | Track | Interval | Whole | Span | Raw
 
 NO_MEDIA = MediaKey("", 0)
 

@@ -18,7 +18,7 @@ import numpy as np
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
 from labelloop.core.pictures import Picture
-from labelloop.core.regions import Box, Polygon, Region, Size
+from labelloop.core.regions import Box, Mask, Region, Size
 from labelloop.engines.base import EngineOptions, Wants
 from labelloop.engines.isolated import Died, Isolated, Program
 from labelloop.engines.sdk import OPEN_S
@@ -130,14 +130,17 @@ def _host(name: str, python: str, folder: Path | None, opening: tuple[str, Mappi
 
 
 def _regions(found: Mapping[str, Any], item: Prepared, classes: Sequence[str]) -> Iterator[Region]:
-    """Boxes, cut at the picture's edges; where there are masks an outline for each of their parts."""
+    """Boxes, cut at the picture's edges, or masks where the network makes them."""
     x, y = item.scale_xy
     width, height = item.size
     for number, (label, score) in enumerate(zip(found["labels"], found["scores"], strict=True)):
         if found["masks"]:
-            for points in found["outlines"][number]:  # the middle of a pixel is half a pixel in
-                outline = tuple(((px + 0.5) * x, (py + 0.5) * y) for px, py in points)
-                yield Region(Polygon(outline), classes[label], float(score))
+            parts = [
+                tuple(tuple(((px + 0.5) * x, (py + 0.5) * y) for px, py in ring) for ring in part)
+                for part in found["parts"][number]  # the middle of a pixel is half a pixel in
+            ]
+            if parts:
+                yield Region(Mask(tuple(parts)), classes[label], float(score))
             continue
         left, top, right, bottom = found["boxes"][number]
         left, right = (min(max(side * x, 0.0), float(width)) for side in (left, right))

@@ -18,10 +18,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from labelloop.compat.names.labelloop_masks import parts_of
 from labelloop.core.cards import Hosted, ModelCard
 from labelloop.core.errors import LabelloopError, ModelError, ModelFailed
 from labelloop.core.pictures import Picture
-from labelloop.core.regions import Box, Point, Polygon, Region, Shape, Size, Span, Whole
+from labelloop.core.regions import Box, Mask, Point, Polygon, Region, Shape, Size, Span, Whole
 from labelloop.engines.base import EngineOptions, Wants
 from labelloop.engines.isolated import Died, Isolated, Program
 from labelloop.engines.sdk import OPEN_S, digest_of_code, path_of
@@ -29,9 +30,6 @@ from labelloop.engines.sdk import OPEN_S, digest_of_code, path_of
 TASKS = ("detect", "segment", "ocr", "classify", "pose", "text", "ner")
 READ = ("text", "ner")
 """Tasks of classes that are given texts."""
-
-SMALLEST_PIXELS = 4
-"""Parts of a mask below this are specks."""
 
 
 class OwnEngine:
@@ -96,9 +94,10 @@ class OwnEngine:
             return ModelFailed(answer["error"])
         try:
             text = item if isinstance(item, str) else ""
-            regions = [region for found in answer["found"] for region in regions_of(found, text)]
+            found = [region_of(one, text) for one in answer["found"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             return ModelFailed(f"It answered what cannot be read: {type(error).__name__}: {error}.")
+        regions = [region for region in found if region is not None]
         return tuple(sorted(regions, key=lambda region: -(region.score or 0.0)))
 
 
@@ -111,9 +110,9 @@ def _host(name: str, host: Hosted, folder: Path | None) -> Isolated:
     return Isolated(program, log_file=place / "log.txt")
 
 
-def regions_of(found: Mapping[str, Any], item: str = "") -> list[Region]:
-    """The regions that one dictionary means: several where a mask has several parts. `item` is the text that it is
-    about, for a span. Raises what a wrong one raises."""
+def region_of(found: Mapping[str, Any], item: str = "") -> Region | None:
+    """The region that one dictionary means, none for a mask of nothing. `item` is the text that a span is about. Raises
+    what a wrong one raises."""
     label, text = found.get("label"), found.get("text")
     score = None if found.get("score") is None else float(found["score"])
     if score is not None and not math.isfinite(score):
@@ -121,8 +120,9 @@ def regions_of(found: Mapping[str, Any], item: str = "") -> list[Region]:
     name = None if label is None else str(label)
     if "span" in found:
         span = _span(found["span"], item)
-        return [Region(span, name, score, item[span.start : span.end])]
-    return [Region(shape, name, score, None if text is None else str(text)) for shape in _shapes(found)]
+        return Region(span, name, score, item[span.start : span.end])
+    shape = _shape(found)
+    return None if shape is None else Region(shape, name, score, None if text is None else str(text))
 
 
 def _span(ends: Any, item: str) -> Span:
@@ -132,18 +132,18 @@ def _span(ends: Any, item: str) -> Span:
     return Span(start, end)
 
 
-def _shapes(found: Mapping[str, Any]) -> list[Shape]:
+def _shape(found: Mapping[str, Any]) -> Shape | None:
     if "box" in found:
         left, top, right, bottom = (_finite(value) for value in found["box"])
-        return [Box((left, top, right, bottom), _finite(found.get("angle", 0.0)))]
+        return Box((left, top, right, bottom), _finite(found.get("angle", 0.0)))
     if "polygon" in found:
-        return [Polygon(tuple((_finite(x), _finite(y)) for x, y in found["polygon"]))]
+        return Polygon(tuple((_finite(x), _finite(y)) for x, y in found["polygon"]))
     if "point" in found:
         x, y = found["point"]
-        return [Point(_finite(x), _finite(y))]
+        return Point(_finite(x), _finite(y))
     if "mask" in found:
-        return list(outlines(np.asarray(found["mask"])))
-    return [Whole()]
+        return mask_of(np.asarray(found["mask"]))
+    return Whole()
 
 
 def _finite(value: Any) -> float:
@@ -153,12 +153,9 @@ def _finite(value: Any) -> float:
     return number
 
 
-def outlines(mask: np.ndarray[Any, Any]) -> list[Polygon]:
-    """The outer outlines of the parts of a mask [height, width], in pixels; holes are filled."""
-    import cv2
-
-    if mask.ndim != 2:
-        raise ValueError(f"the mask has the shape {mask.shape}, not [height, width]")
-    found, _ = cv2.findContours((mask != 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    kept = [contour for contour in found if len(contour) > 2 and cv2.contourArea(contour) >= SMALLEST_PIXELS]
-    return [Polygon(tuple((float(x) + 0.5, float(y) + 0.5) for x, y in contour[:, 0])) for contour in kept]
+def mask_of(covered: np.ndarray[Any, Any]) -> Mask | None:
+    """The truths [height, width] as outlines, None where none is true. Raises ValueError."""
+    if covered.ndim != 2:
+        raise ValueError(f"the mask has the shape {covered.shape}, not [height, width]")
+    parts = [tuple(tuple((x + 0.5, y + 0.5) for x, y in ring) for ring in part) for part in parts_of(covered != 0)]
+    return Mask(tuple(parts)) if parts else None

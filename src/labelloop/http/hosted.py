@@ -8,9 +8,10 @@ from typing import Any
 from labelloop.core.errors import ModelNotFound
 from labelloop.core.tasks import Event
 from labelloop.labelstudio import wire
-from labelloop.labelstudio.events import SEVERAL_CREATED, one_by_one
+from labelloop.labelstudio.events import SEVERAL_CREATED, SEVERAL_DELETED, deleted_ids, one_by_one
 from labelloop.serving.predict import Predictor
 from labelloop.serving.projects import Projects, View
+from labelloop.store.annotations import Annotations
 from labelloop.store.fits import HEARD, Fits
 from labelloop.store.values import Values
 
@@ -23,9 +24,12 @@ MOST_MET = 10_000
 class HostedCalls:
     """Safe to use from the event loop."""
 
-    def __init__(self, values: Values, fits: Fits, projects: Projects, predictor: Predictor) -> None:
+    def __init__(
+        self, values: Values, fits: Fits, annotations: Annotations, projects: Projects, predictor: Predictor
+    ) -> None:
         self._values = values
         self._fits = fits
+        self._annotations = annotations
         self._projects = projects
         self._predictor = predictor
         self._met: dict[tuple[str, int], str] = {}
@@ -50,7 +54,7 @@ class HostedCalls:
 
     async def hear(self, event: Event, content: bytes) -> bool:
         """Keep an event for the model of its project, if that learns from such events. Whether it was kept."""
-        if event.project_id is None or event.action not in (*HEARD, SEVERAL_CREATED):
+        if event.project_id is None or event.action not in (*HEARD, SEVERAL_CREATED, SEVERAL_DELETED):
             return False
         try:
             version = self._projects.version_of(event.project_id)
@@ -65,4 +69,6 @@ class HostedCalls:
         payload = wire.decode_object(content)
         if isinstance(project := payload.get("project"), dict):
             project.pop("token", None)  # the project's invitation, a secret
-        self._fits.add(model, project_id, list(one_by_one(action, payload)))
+        gone = deleted_ids(payload) if action == SEVERAL_DELETED else []
+        owners = self._annotations.owners(project_id, gone) if gone else {}
+        self._fits.add(model, project_id, list(one_by_one(action, payload, owners)))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from labelloop.core.errors import LabelConfigError
-from labelloop.core.regions import Box, Interval, MediaKey, Point, Polygon, Region, Span, Track, Whole
+from labelloop.core.regions import Box, Interval, Mask, MediaKey, Point, Polygon, Region, Span, Track, Whole
 from labelloop.labelstudio.config import Control, Label, LabelConfig, ObjectTag
 from labelloop.labelstudio.names import Names, fold
 
@@ -21,11 +21,12 @@ DEFAULT_THRESHOLD = 0.3
 LIKELY = 0.5
 """Below it a choice, or a stretch of a film, of several that may be true at a time is more likely wrong than right."""
 
-Kind = Literal["box", "polygon", "point", "whole", "span", "track", "interval"]
+Kind = Literal["box", "polygon", "mask", "point", "whole", "span", "track", "interval"]
 
 KIND_OF: Mapping[type, Kind] = {
     Box: "box",
     Polygon: "polygon",
+    Mask: "mask",
     Point: "point",
     Whole: "whole",
     Span: "span",
@@ -34,26 +35,28 @@ KIND_OF: Mapping[type, Kind] = {
 }
 
 # For each kind of shape the controls that can draw it, best first. The bare geometry tags (Rectangle, Polygon) take
-# their label from a <Labels> control on the same object. A box on a polygon control becomes its four corners.
+# their label from a <Labels> control on the same object. A box on a polygon control becomes its four corners,
+# a mask an outline for each of its parts: people move points more easily than they paint.
 # Tracks and intervals are drawn on <Video>, what is drawn on pictures only on <Image>: a film must not be fetched as
 # one.
 DRAWN_BY: Mapping[Kind, tuple[str, ...]] = {
     "box": ("RectangleLabels", "Rectangle", "PolygonLabels", "Polygon"),
     "polygon": ("PolygonLabels", "Polygon", "RectangleLabels", "Rectangle"),
+    "mask": ("PolygonLabels", "Polygon", "BrushLabels", "Brush", "RectangleLabels", "Rectangle"),
     "point": ("KeyPointLabels", "KeyPoint"),
     "whole": ("Choices",),
     "span": ("Labels",),
     "track": ("VideoRectangle",),
     "interval": ("TimelineLabels",),
 }
-BARE = ("Rectangle", "Polygon", "KeyPoint", "VideoRectangle")
+BARE = ("Rectangle", "Polygon", "Brush", "KeyPoint", "VideoRectangle")
 
 KINDS_OF_TASK: Mapping[str, tuple[Kind, ...]] = {
     "detect": ("box", "track"),
     "ocr": ("box", "polygon"),
     "classify": ("whole", "interval"),
     "pose": ("point", "box"),
-    "segment": ("polygon",),
+    "segment": ("mask", "polygon"),
     "raw": (),  # it writes results itself
     "text": ("whole",),
     "ner": ("span",),

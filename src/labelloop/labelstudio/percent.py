@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from labelloop.core.outlines import bounding_box, box_at, corners
-from labelloop.core.regions import Box, Interval, Point, Polygon, Shape, Size, Span, Whole
+from labelloop.core.regions import Box, Interval, Mask, Point, Polygon, Shape, Size, Span, Whole
+from labelloop.labelstudio.brush import rle_of
 from labelloop.labelstudio.clip import clip
 
 TICKS = 10_000
@@ -58,6 +59,8 @@ def encoder(shape: type[Shape], tag: str) -> Encode | None:
         return _encode_span
     if shape is Interval:
         return _encode_interval
+    if tag.startswith("Brush"):
+        return _encode_brush if shape is Mask else None
     if tag.startswith("Rectangle"):
         return _encode_box if shape is Box else _encode_bounds
     if tag.startswith("Polygon"):
@@ -128,7 +131,15 @@ def _angle_ticks(degrees: float) -> int | None:
     return int(degrees % 360 * TICKS + 0.5) % FULL_TURN if math.isfinite(degrees) else None
 
 
+def _encode_brush(mask: Mask, canvas: Canvas) -> dict[str, Any] | None:
+    code = rle_of(mask, Size(canvas.width, canvas.height))
+    return {"format": "rle", "rle": code} if code else None
+
+
 def _encode_bounds(shape: Shape, canvas: Canvas) -> dict[str, Any] | None:
+    if isinstance(shape, Mask):
+        around = bounding_box(shape)
+        return None if around is None else _encode_box(around, canvas)
     box = bounding_box(Polygon(_outline_inside(shape, canvas)))
     return None if box is None else _encode_box(box, canvas)
 

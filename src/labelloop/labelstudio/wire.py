@@ -13,7 +13,21 @@ import msgspec
 import structlog
 
 from labelloop.core.errors import LabelloopError
-from labelloop.core.regions import Interval, MediaKey, Prediction, Raw, Region, Shape, Size, Span, Track, Whole
+from labelloop.core.outlines import outline_area
+from labelloop.core.regions import (
+    Interval,
+    Mask,
+    MediaKey,
+    Polygon,
+    Prediction,
+    Raw,
+    Region,
+    Shape,
+    Size,
+    Span,
+    Track,
+    Whole,
+)
 from labelloop.core.tasks import Annotation, Event, MediaRef, Prompt, Task, TextRef
 from labelloop.labelstudio.config import Control, LabelConfig, ObjectTag
 from labelloop.labelstudio.labelmap import LabelMap, Target
@@ -266,8 +280,24 @@ def _encode_regions(prediction: Prediction, label_map: LabelMap, task_id: int | 
                 name = region.id if region.id and place == 0 else f"{prefix}{len(result)}"
                 if type(shape) is Whole:
                     result += pen.choose(region, label, name, chosen)
+                elif type(shape) is Mask and pen.outlines:
+                    result += _draw_parts(region, shape, label, name, pen)
                 else:
                     result += pen.draw(region, label, name)
+    return result
+
+
+SMALLEST_PART = 4
+"""Squared pixels: parts of a mask with less are specks, and nobody wants to delete them one by one."""
+
+
+def _draw_parts(region: Region, mask: Mask, label: str | None, name: str, pen: _Pen) -> list[dict[str, Any]]:
+    """A mask for a control that draws outlines: one region for each part, its holes filled."""
+    result: list[dict[str, Any]] = []
+    outlines = [outer for outer, *_ in mask.parts if outline_area(outer) >= SMALLEST_PART]
+    for place, outline in enumerate(outlines):
+        part = msgspec.structs.replace(region, shape=Polygon(outline))
+        result += pen.draw(part, label, f"{name}.{place}" if place else name)
     return result
 
 
@@ -290,7 +320,8 @@ def _as_sent(shape: Raw) -> list[dict[str, Any]]:
 
 class _Pen(msgspec.Struct):
     """Draws regions with one control on one picture. `named` is what all its results say alike; `bare` is who draws the
-    geometry where another control names it, `texts` who takes transcriptions."""
+    geometry where another control names it, `texts` who takes transcriptions. With `outlines` it draws
+    those, of which a mask may need several."""
 
     encode: Encode
     canvas: Canvas
@@ -299,6 +330,7 @@ class _Pen(msgspec.Struct):
     bare: dict[str, str] | None
     texts: dict[str, str] | None
     several: bool
+    outlines: bool
 
     def draw(self, region: Region, label: str | None, name: str) -> list[dict[str, Any]]:
         """The results that draw one region: one, or up to three that share an id for a bare geometry with label and
@@ -391,6 +423,7 @@ def _pen(target: Target, shape: type[Shape], media: MediaKey, size: Size | None)
         bare=None if target.label_control is None else _signed(target.control),
         texts=None if texts is None or shape is Span else _signed(texts),
         several=target.control.several,
+        outlines=target.control.tag.startswith("Polygon"),
     )
 
 
@@ -407,6 +440,7 @@ def _film_pen(target: Target, size: Size | None) -> _Pen | None:
         bare=None,
         texts=None,
         several=False,
+        outlines=False,
     )
 
 

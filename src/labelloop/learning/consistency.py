@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from labelloop.core.pictures import Picture
-from labelloop.core.regions import Box, Point, Polygon, Region, Shape
+from labelloop.core.regions import Box, Mask, Point, Polygon, Region, Ring, Shape
 from labelloop.learning.matching import comparable, pairs
 from labelloop.learning.pool import score_of
 
@@ -61,7 +61,13 @@ def _mirror(shape: Shape, width: int) -> Shape:
             left, top, right, bottom = shape.xyxy
             return Box((width - right, top, width - left, bottom), -shape.angle_deg if shape.angle_deg else 0.0)
         case Polygon():
-            return Polygon(tuple((width - x, y) for x, y in shape.points))
+            return Polygon(_mirror_ring(shape.points, width))
+        case Mask():
+            return Mask(tuple(tuple(_mirror_ring(ring, width) for ring in part) for part in shape.parts))
         case Point():
             return Point(width - shape.x, shape.y)
     return shape
+
+
+def _mirror_ring(points: Ring, width: int) -> Ring:
+    return tuple((width - x, y) for x, y in points)

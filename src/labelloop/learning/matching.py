@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from labelloop.core.geometry import iou
 from labelloop.core.outlines import bounding_box
-from labelloop.core.regions import Box, Polygon, Region, Whole
+from labelloop.core.regions import Box, Mask, Polygon, Region, Whole
 from labelloop.learning.pool import Floats, score_of
 
 SAME_THING_IOU = 0.1
@@ -19,7 +19,7 @@ higher bar would make a measure jump when a box moves by a pixel."""
 
 def comparable(regions: Sequence[Region]) -> list[Region]:
     """Regions that overlap can be reckoned for: points and raw regions have no area."""
-    return [region for region in regions if isinstance(region.shape, Box | Polygon | Whole)]
+    return [region for region in regions if isinstance(region.shape, Box | Polygon | Mask | Whole)]
 
 
 def pairs(first: Sequence[Region], second: Sequence[Region]) -> Iterator[tuple[int, int, float]]:

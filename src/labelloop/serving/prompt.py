@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from labelloop.core.outlines import outline_area, outline_contains, outline_of
+from labelloop.core.outlines import area_of, contains, outline_contains, outline_of, rings_of
 from labelloop.core.regions import Box, MediaKey, Point, Polygon, Region
 from labelloop.core.tasks import Prompt
 
@@ -33,18 +33,18 @@ def select(regions: Iterable[Region], prompt: Prompt) -> tuple[Region, ...]:
     for mark in marks:
         hits = [r for r in left if (_around(r, mark) if isinstance(mark, Point) else _centre_in(r, mark))]
         if isinstance(mark, Point):
-            hits = sorted(hits, key=lambda hit: outline_area(outline_of(hit.shape)))[:1]
+            hits = sorted(hits, key=lambda hit: area_of(hit.shape))[:1]
         wanted |= {id(hit): hit for hit in hits}
     return tuple(region for region in left if id(region) in wanted)
 
 
 def _around(region: Region, point: Point) -> bool:
-    return outline_contains(outline_of(region.shape), (point.x, point.y))
+    return contains(region.shape, (point.x, point.y))
 
 
 def _centre_in(region: Region, mark: Box | Polygon) -> bool:
-    outline = outline_of(region.shape)
-    if not outline:
+    points = [point for ring in rings_of(region.shape) for point in ring]
+    if not points:
         return False
-    centre = (sum(x for x, _ in outline) / len(outline), sum(y for _, y in outline) / len(outline))
+    centre = (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
     return outline_contains(outline_of(mark), centre)

@@ -45,6 +45,18 @@ class Annotations:
                 found |= {row.id: Known(row.task_id, row.updated_at) for row in rows}
         return found
 
+    def owners(self, project_id: int, ids: Sequence[int]) -> dict[int, int]:
+        """The tasks of annotations, those that are gone too, as far as anybody said."""
+        table = schema.annotation_states
+        query = sa.select(table.c.id, table.c.task_id).filter_by(project_id=project_id)
+        query = query.where(table.c.task_id.is_not(None))
+        found: dict[int, int] = {}
+        with self._engine.connect() as connection:
+            for at in range(0, len(ids), _AT_ONCE):
+                rows = connection.execute(query.where(table.c.id.in_(ids[at : at + _AT_ONCE])))
+                found |= {row.id: row.task_id for row in rows}
+        return found
+
     def count(self, project_id: int) -> int:
         query = sa.select(sa.func.count()).select_from(schema.annotation_states)
         with self._engine.connect() as connection:

@@ -53,5 +53,6 @@ class NewModel(LabelStudioMLBase):
             os._exit(9)
         heard = self.get("heard") or []
         number = data["annotation"]["id"] if "annotation" in data else None
-        self.set("heard", heard + [[event, number, data["project"]["id"]]])
+        about = data["task"]["id"] if event == "ANNOTATION_DELETED" and "task" in data else data["project"]["id"]
+        self.set("heard", heard + [[event, number, about]])
         self.bump_model_version()
