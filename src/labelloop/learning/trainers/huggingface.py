@@ -100,7 +100,8 @@ def _exported(run: _Run, request: TrainRequest, trained: Trained, report: Report
         )
         parity.check()
     except Exception as error:  # a tracer may raise anything
-        report(Progress(step=run.step, message=f"the folder is served, not an ONNX file: {error}"))
+        why = (str(error) or type(error).__name__).splitlines()[0]  # a tracer's go on for pages
+        report(Progress(step=run.step, message=f"the folder is served, not an ONNX file: {why}"))
         return trained
     report(Progress(step=run.step, message=f"an ONNX file is served: {parity.sentence}"))
     return Trained(path, card, trained.metrics | parity.metrics, source=trained)
@@ -249,7 +250,7 @@ class _Run:
             return 0, 0.0, math.nan
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        return int(state["step"]), float(state["seconds"]), float(state["loss"])
+        return int(state["step"]), float(state["seconds"]), float(state.get("loss", math.nan))
 
 
 def spec_of(processor: Mapping[str, Any]) -> InputSpec:
