@@ -14,6 +14,7 @@ import pytest
 from labelloop.core.errors import MediaError, MediaNotFound, MediaUndecodable
 from labelloop.core.regions import Size
 from labelloop.media.film import describe, read_frames
+from labelloop.media.film_pixels import Pixels
 from reference.films import numbers, turned, write
 
 EVEN = range(60)
@@ -138,6 +139,20 @@ def test_colours_are_those_of_the_tags_in_every_size(tmp_path: Path, tags: tuple
     for asked in (None, size):
         rgb = next(read_frames(path, size=asked)).rgb.astype(int)
         assert np.abs(rgb - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize("size", [Size(67, 41), None], ids=str)
+def test_colours_under_tags_that_nobody_knows_are_the_usual_ones(size: Size | None) -> None:
+    reserved, not_said = 3, 2
+    shown = []
+    for tag in (reserved, not_said):
+        frame = av.VideoFrame(160, 96, "yuv420p")
+        frame.colorspace = tag
+        for plane, value in zip(frame.planes, (81, 90, 240), strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        shown.append(Pixels().upright(frame, size))
+    assert np.array_equal(*shown)
+    assert np.abs(shown[0].astype(int) - (255, 0, 0)).max() <= 3
 
 
 def test_memory_does_not_grow_with_the_film(tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ _RGB_AMONG_GBR = (2, 0, 1)
 _WHOLE = 16
 """FFmpeg 8 makes planes of RGB from so many columns at a time, and leaves out what is over where that is 8 or less."""
 
+_CONVERTED, _NOT_SAID = frozenset({0, 1, 2, 4, 5, 6, 7, 9}), 2
+"""Tags of colour standards (H.273, table 4) that FFmpeg converts; with others it refuses the frame."""
+
 
 class Pixels:
     """For the frames of one film; the table of colours and the small planes are made once.
@@ -35,6 +38,8 @@ class Pixels:
     def upright(self, frame: VideoFrame, size: Size | None) -> Bytes:
         """uint8 [height, width, 3], turned as its metadata says; `size` is the smaller upright size, None: as it is.
         Memory of a reduced frame may lie plane by plane."""
+        if frame.colorspace not in _CONVERTED:
+            frame.colorspace = _NOT_SAID
         turns = rotation_deg(frame) // 90 % 4
         lying = Size(*size[::-1]) if size and turns % 2 else size
         rgb = self._reduced(frame, lying) if lying else self._whole(frame)

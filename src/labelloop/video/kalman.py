@@ -73,7 +73,7 @@ def begin(motion: Motion, xyxy: Floats) -> Belief:
 def predict(motion: Motion, belief: Belief) -> Belief:
     """One step on: x' = F x and P' = F P F^T + Q."""
     mean, covariance = belief.mean.copy(), belief.covariance.copy()
-    moving = motion.size - 4  # F adds each velocity to its number; as sums of slices that is a third of the products
+    moving = motion.size - 4  # F adds each velocity to its number
     mean[:, :moving] += mean[:, 4:]
     covariance[:, :moving] += covariance[:, 4:]
     covariance[:, :, :moving] += covariance[:, :, 4:]

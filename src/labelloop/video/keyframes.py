@@ -192,7 +192,7 @@ class _Line:
         return iou_turned(self._rows[start] + moved[of] * share[:, None], self._rows[start + step])
 
     def _upright(self, start: Frames, ends: Floats, share: Floats, frames: Frames) -> Floats:
-        """The same for boxes that do not turn, side by side [4, m]: most boxes do not, and it takes a third."""
+        """The same for boxes that do not turn, as most: their sides are rows of their own [4, m]."""
         begun, dense = self._sides[:, start], self._sides[:, frames]
         boxes = begun + (ends - begun) * share
         width, height = boxes[2:] - boxes[:2]
