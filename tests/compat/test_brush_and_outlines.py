@@ -58,3 +58,12 @@ def test_a_mask_as_a_brush_and_as_outlines(backend: ModuleType) -> None:
     assert backend.values("BrushLabels", box, np.zeros((20, 40), bool), (20, 40, 3)) == []
     (corners,) = backend.values("PolygonLabels", box, None, (20, 40, 3))
     assert len(corners["points"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("cpu", "cpu"), ("gpu:0", "cuda:0"), ("cuda", "cuda"), ("openvino", "cpu"), ("openvino:gpu", "cpu")],
+)
+def test_devices_of_openmmlab(backend: ModuleType, capfd: pytest.CaptureFixture[str], said: str, meant: str) -> None:
+    assert backend.device_of(said) == meant
+    assert ("the CPU is used" in capfd.readouterr().out) is said.startswith("openvino")

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import cv2
 import httpx
+import msgspec
 import numpy as np
 import pytest
 from playwright.sync_api import Page
 
 from labelloop.core.outlines import corners
-from labelloop.core.regions import Box, Region
+from labelloop.core.regions import Box, MediaKey, Prediction, Region, Size
 from labelloop.demo.project import PictureTask, picture_tasks
 from labelloop.demo.run import Demo
+from labelloop.engines.own import region_of
+from labelloop.labelstudio import wire
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.config import parse_config
+from labelloop.labelstudio.labelmap import build_label_map
 from labelloop.labelstudio.wire import decode_regions
 from reference.waiting import wait
 
@@ -100,6 +105,64 @@ def edge_share(page: Page, box: Box) -> float:
     points = np.concatenate([start + (end - start) * steps for start, end in pairwise(ring)])
     x, y = points.round().astype(int).T
     return float(near[y, x].mean())
+
+
+PICTURE_WH = Size(480, 320)
+RING_RGB, SQUARE_RGB = (0xD0, 0x02, 0x1B), (0x00, 0x44, 0xFF)
+MASKS = (
+    '<View><Image name="img" value="$image"/>'
+    '<BrushLabels name="brush" toName="img"><Label value="ring" background="#d0021b"/></BrushLabels>'
+    '<PolygonLabels name="outline" toName="img"><Label value="square" background="#0044ff"/></PolygonLabels></View>'
+)
+
+
+def painted(draw: Callable[[Any], object]) -> Any:
+    canvas = np.zeros((PICTURE_WH.height, PICTURE_WH.width), np.uint8)
+    draw(canvas)
+    return canvas
+
+
+def draw_ring(canvas: Any) -> None:
+    cv2.circle(canvas, (120, 160), 90, 1, -1)
+    cv2.circle(canvas, (120, 160), 40, 0, -1)
+
+
+def test_a_person_sees_one_mask_painted_and_one_as_an_outline_where_they_belong(
+    page: Page, demo: Demo, client: Client
+) -> None:
+    ring = painted(draw_ring)
+    square = painted(lambda canvas: cv2.rectangle(canvas, (280, 60), (429, 199), 1, -1))
+    key, grey = MediaKey("image"), np.full((PICTURE_WH.height, PICTURE_WH.width, 3), 200, np.uint8)
+    uri = "data:image/png;base64," + base64.b64encode(cv2.imencode(".png", grey)[1].tobytes()).decode()
+    project = client.create_project("masks", MASKS)
+    (task,) = client.import_tasks(project.id, [{"data": {"image": uri}}]).task_ids
+    found = [region_of({"mask": ring, "label": "ring"}), region_of({"mask": square, "label": "square"})]
+    regions = tuple(msgspec.structs.replace(one, media=key, score=0.9) for one in found if one is not None)
+    labels = build_label_map(parse_config(MASKS), ["ring", "square"], task="segment")
+    said = wire.encode_prediction(Prediction(regions, {key: PICTURE_WH}, "own@1", 0.5), labels, task_id=task)
+    assert client.import_predictions(project.id, [{**said, "task": task}]).created == 1
+
+    page.goto(f"{demo.label_studio.url}/projects/{project.id}/data?task={task}")
+    page.wait_for_function("n => document.querySelectorAll('.lsf-outliner-item').length >= n", arg=2)
+    items = page.locator(".lsf-outliner-item")
+    wait(lambda: [text.split()[1:2] for text in items.all_inner_texts()] == [["ring"], ["square"]])
+    # what is painted is decoded after the list of regions is there
+    wait(lambda: overlap(page, ring, RING_RGB) > 0.9 and overlap(page, square, SQUARE_RGB) > 0.9)
+    client.delete_project(project.id)
+
+
+def overlap(page: Page, mask: Any, rgb: tuple[int, int, int]) -> float:
+    """IoU of a mask of the picture and what is tinted on the screen: where `rgb` was laid over its grey, by whatever
+    share, the screen lies between the two colours."""
+    image: dict[str, Any] = page.evaluate(LARGEST_IMAGE)
+    screen = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_COLOR_RGB)
+    left, top, width, height = (round(image[name]) for name in ("x", "y", "width", "height"))
+    shown = cv2.resize(screen[top : top + height, left : left + width], PICTURE_WH).astype(float)
+    away, towards = shown - 200.0, np.array(rgb) - 200.0
+    share = away @ towards / (towards @ towards)
+    beside = np.abs(away - share[:, :, None] * towards).max(axis=2)
+    tinted = (share > 0.15) & (beside < 25)
+    return float((tinted & (mask > 0)).sum() / (tinted | (mask > 0)).sum())
 
 
 def test_what_a_person_submits_is_the_prediction(page: Page, demo: Demo, client: Client) -> None:

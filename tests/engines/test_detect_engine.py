@@ -91,6 +91,15 @@ def test_a_picture_decoded_at_a_reduced_scale_keeps_its_coordinates() -> None:
     assert (whole.scale_xy, whole.offset_xy) == (reduced.scale_xy, reduced.offset_xy)
 
 
+@pytest.mark.parametrize("size", [Size(96, 64), Size(50, 40)], ids=["as it is", "resized"])
+def test_frames_that_lie_plane_by_plane_are_prepared_as_pictures_are(size: Size) -> None:
+    picture = noise(*size)
+    planes = np.ascontiguousarray(picture.rgb.transpose(2, 0, 1))
+    spec = InputSpec(size_wh=(96, 96), color="bgr", resize="letterbox-topleft", pad=114)
+    plane_by_plane = prepare(Picture(rgb=planes.transpose(1, 2, 0), size=picture.size), spec)
+    np.testing.assert_array_equal(plane_by_plane.planes, prepare(picture, spec).planes)
+
+
 @pytest.mark.parametrize(
     "spec",
     [

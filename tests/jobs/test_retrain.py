@@ -97,7 +97,7 @@ class Bench:
 
     def options(self, model: Path, **changes: Any) -> LoopOptions:
         told = {"do": "finish", "steps": 3, "model": str(model)} | changes.pop("told", {})
-        return LoopOptions(trainer="obedient", trainer_options=told, budget_s=20, **changes)
+        return LoopOptions(**{"trainer": "obedient", "trainer_options": told, "budget_s": 20} | changes)
 
     def begin(self, model: Path, **changes: Any) -> Job:
         job, new = self.training.begin(
@@ -187,6 +187,24 @@ def test_the_second_model_begins_where_the_first_ended(bench: Bench) -> None:
         assert f"scratch trains 60 s from {base}." in bench.log(job)
         assert "a new one begins" not in bench.log(job)
     assert bench.live() == f"project-{bench.project}@2"
+
+
+def test_an_exported_file_is_served_and_what_it_was_made_of_is_trained(bench: Bench) -> None:
+    bench.serve(bench.bad)
+    bench.annotate(*bench.add_tasks(ENOUGH))
+    bench.start()
+    job, run = bench.run(bench.good, told={"do": "export"})
+    assert run.outcome == "promoted", bench.log(job)
+    assert bench.live() == run.candidate == "base@2"
+    made = bench.training.lineages.of("base", 2)
+    assert made is not None
+    # another kind of model, so under another name; it serves nobody
+    assert (made.source, made.parent) == (f"project-{bench.project}@1", "base@1")
+    assert "exported from project-" in made.summary[0]
+    source = bench.training.registry.catalogue().find(made.source)
+    assert (source.card.engine, source.trained) == ("plain", True)
+    again, _ = bench.run(bench.good, told={"do": "export"}, budget_s=21)
+    assert "begins with plain '7'" in bench.log(again)
 
 
 def test_a_candidate_serves_nobody_who_follows_the_newest_version(bench: Bench) -> None:

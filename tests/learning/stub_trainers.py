@@ -59,6 +59,24 @@ class Obedient:
             report(Progress(step=0, loss=float("nan")))
             time.sleep(0.01)
 
+    def export(self, request, report):
+        # a file to be served, and what it was made of
+        card = request.base_card
+        report(Progress(step=1, message=f"begins with {card.engine} {request.base.read_bytes()[:9].decode('latin')!r}"))
+        source = request.out / "source.json"
+        source.write_text("7")
+        exported = self.finish(request, report)
+        made_of = Trained(source, ModelCard(name="s", engine="plain", labels=request.labels))
+        return Trained(exported.model, exported.card, source=made_of)
+
+    def try_more(self, request, report):
+        # a model is finished, and what comes then goes wrong
+        path = request.out / "first.onnx"
+        path.write_bytes(b"first")
+        trained = Trained(path, ModelCard(name="m", labels=request.labels))
+        report(Progress(step=7, finished=trained))
+        return getattr(self, request.options["then"])(request, report)
+
     def hang(self, request, report):
         report(Progress(step=0, message="hanging"))
         time.sleep(600)
@@ -126,6 +144,10 @@ class Plain:
 
     def __init__(self, path, card, options):
         self.classes, self.known = card.labels, json.loads(path.read_text())
+
+    @staticmethod
+    def describe(path, card):
+        return card
 
     def prepare(self, picture):
         return int(picture.rgb[0, 0, 0])

@@ -23,23 +23,10 @@ from labelloop.learning.manifest import Item, Manifest, Options, encode
 from labelloop.learning.trainers import process
 from labelloop.learning.trainers.base import TrainRequest
 from labelloop.learning.trainers.classify import ClassifyTrainer
+from reference.shapes import SHAPES, draw
 from reference.tiny_models import Thing, build_v8
 
 CPU = EngineOptions(device="cpu")
-SHAPES = ("disc", "square")
-
-
-def draw(kind: str, seed: int) -> np.ndarray:
-    """A light shape somewhere on grey noise."""
-    rng = np.random.default_rng(seed)
-    rgb = rng.integers(60, 120, (64, 64, 3), np.uint8)
-    x, y, half = (int(value) for value in (*rng.integers(24, 40, 2), rng.integers(12, 18)))
-    colour = tuple(int(value) for value in rng.integers(170, 255, 3))
-    if kind == "disc":
-        cv2.circle(rgb, (x, y), half, colour, -1)
-    else:
-        cv2.rectangle(rgb, (x - half, y - half), (x + half, y + half), colour, -1)
-    return rgb
 
 
 def request(

@@ -241,6 +241,33 @@ def test_over_memory_is_stopped(tmp_path: Path, pipe: IO[bytes]) -> None:
     assert all_gone(pipe)
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"then": "crash", "signal": "SIGSEGV"}, "it was ended by SIGSEGV"),
+        ({"then": "eat", "bytes": 300_000_000}, "MB of memory, of 200 MB"),
+        ({"then": "raise_ours"}, "The base model is no good."),
+        ({"then": "promise"}, "there is no such file"),
+    ],
+    ids=["it crashes", "it takes too much memory", "it fails", "it leaves nothing"],
+)
+def test_what_was_finished_outlives_what_the_trainer_tries_next(
+    tmp_path: Path, options: dict[str, Any], why: str
+) -> None:
+    events: list[Progress] = []
+    trained = process.run(
+        "obedient",
+        request(tmp_path, do="try_more", **options),
+        on_event=events.append,
+        limits=process.Limits(memory_bytes=200_000_000),
+    )
+    assert trained.model.read_bytes() == b"first"
+    assert events[-1].step == 7
+    assert events[-1].message.startswith("what was finished before counts: ")
+    assert why in events[-1].message
+    assert "\n" not in events[-1].message
+
+
 def test_an_unknown_trainer_names_the_near_one(tmp_path: Path) -> None:
     with pytest.raises(LabelloopError, match=r"no trainer called 'obediant'. Did you mean 'obedient'"):
         process.run("obediant", request(tmp_path))

@@ -14,6 +14,7 @@ import pytest
 from labelloop.core.errors import MediaError, MediaNotFound, MediaUndecodable
 from labelloop.core.regions import Size
 from labelloop.media.film import describe, read_frames
+from labelloop.media.film_pixels import Pixels
 from reference.films import numbers, turned, write
 
 EVEN = range(60)
@@ -110,6 +111,48 @@ def test_frames_come_in_the_size_that_is_asked_for(tmp_path: Path, size: Size, l
     assert np.abs(small - expected).mean() < 4
     inner = expected[tuple(np.argwhere(expected[..., 0] > 225)[0])]
     assert np.abs(inner - 230).max() < 12
+
+
+ITU709, ITU601, NARROW, FULL = 1, 5, 1, 2
+
+
+@pytest.mark.parametrize("size", [Size(80, 48), Size(67, 41)], ids=str)
+@pytest.mark.parametrize("tags", [(ITU709, NARROW), (ITU601, NARROW), (ITU709, FULL)], ids=["709", "601", "709-full"])
+def test_colours_are_those_of_the_tags_in_every_size(tmp_path: Path, tags: tuple[int, int], size: Size) -> None:
+    """A full red, as it is written under these tags: the ones of another standard make orange or pink of it."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = tags
+        weight_red, weight_blue = (0.2126, 0.0722) if tags[0] == ITU709 else (0.299, 0.114)  # of brightness
+        bright, colour = (255, 255) if tags[1] == FULL else (219, 224)
+        picture = av.VideoFrame(160, 96, "yuv420p")
+        y = (0 if tags[1] == FULL else 16) + bright * weight_red
+        red, blue = 128 + colour / 2, 128 - colour * weight_red / (2 * (1 - weight_blue))
+        for plane, value in zip(picture.planes, (y, blue, red), strict=True):
+            plane.update(bytes([min(round(value), 255)]) * plane.buffer_size)
+        picture.colorspace, picture.color_range = tags
+        picture.pts = 0
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    for asked in (None, size):
+        rgb = next(read_frames(path, size=asked)).rgb.astype(int)
+        assert np.abs(rgb - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize("size", [Size(67, 41), None], ids=str)
+def test_colours_under_tags_that_nobody_knows_are_the_usual_ones(size: Size | None) -> None:
+    reserved, not_said = 3, 2
+    shown = []
+    for tag in (reserved, not_said):
+        frame = av.VideoFrame(160, 96, "yuv420p")
+        frame.colorspace = tag
+        for plane, value in zip(frame.planes, (81, 90, 240), strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        shown.append(Pixels().upright(frame, size))
+    assert np.array_equal(*shown)
+    assert np.abs(shown[0].astype(int) - (255, 0, 0)).max() <= 3
 
 
 def test_memory_does_not_grow_with_the_film(tmp_path: Path) -> None:

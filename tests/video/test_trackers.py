@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 
+from labelloop.core.geometry import iou
 from labelloop.video import kalman
 from labelloop.video.bytetrack import BotSort, ByteTrack
 from labelloop.video.camera import Camera
 from labelloop.video.cbiou import CBIoU, widened
 from labelloop.video.kalman import AreaMotion, AspectMotion, Motion, SizeMotion
 from labelloop.video.ocsort import OcSort
-from labelloop.video.tracker import NOBODY, Options, Tracker, as_detections, assign, pairwise_iou
+from labelloop.video.tracker import NOBODY, Options, Tracker, as_detections, assign
 
 ALL = [ByteTrack, OcSort, BotSort, CBIoU]
 OPTIONS = Options(high=0.5, new=0.6, low=0.1, lost_steps=30)
@@ -82,7 +83,7 @@ def test_the_best_pairs_are_the_best_in_all_and_never_ones_that_are_too_unlike()
 def test_iou_of_all_pairs() -> None:
     first = np.array([[0, 0, 10, 10], [0, 0, 0, 0]], float)
     second = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], float)
-    assert pairwise_iou(first, second) == pytest.approx(np.array([[1, 1 / 3, 0], [0, 0, 0]]))
+    assert iou(first, second) == pytest.approx(np.array([[1, 1 / 3, 0], [0, 0, 0]]))
 
 
 # --- scenes that every tracker masters --------------------------------------------------------------------------------

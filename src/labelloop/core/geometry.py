@@ -19,12 +19,11 @@ def area(xyxy: Floats) -> Floats:
 
 def iou(first: Floats, second: Floats) -> Floats:
     """Intersection over union [n, m] of boxes [n, 4] with boxes [m, 4]; 0 where both areas are 0."""
-    top_left = np.maximum(first[:, None, :2], second[None, :, :2])
-    bottom_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    sides = np.maximum(bottom_right - top_left, 0)
+    sides = np.minimum(first[:, None, 2:], second[:, 2:]) - np.maximum(first[:, None, :2], second[:, :2])
+    np.maximum(sides, 0, out=sides)
     shared = sides[..., 0] * sides[..., 1]
-    union = area(first)[:, None] + area(second)[None, :] - shared
-    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
+    union = area(first)[:, None] + area(second) - shared
+    return np.asarray(shared / np.where(union > 0, union, 1))  # nothing is shared where there is nothing
 
 
 def nms(xyxy: Floats, scores: Floats, *, iou_threshold: float, classes: NDArray[Any] | None = None) -> Indices:

@@ -51,11 +51,11 @@ def figures_of(engine: sa.Engine, job: Job) -> Figures:
     now = progress(engine, job.id)
     films = [] if job.ended else films_in_work(engine, job.id, since_s=time.time() - RECENT_S)
     rate = _film_rate(films) or _rate(engine, job)
-    reached = now.done + sum(film.share for film in films)
-    left = max(0.0, job.total - reached) if job.total is not None else None
-    eta_s = round(left / rate, 1) if rate and left is not None and not job.ended else None
     shown = round(rate, 2 if rate >= 0.1 else 5) if rate is not None else None
-    return Figures(now.stored, now.failed, now.skipped, now.done, job.total, shown, eta_s, tuple(map(_film, films)))
+    found = Figures(now.stored, now.failed, now.skipped, now.done, job.total, shown, None, tuple(map(_film, films)))
+    if not rate or job.total is None or job.ended:
+        return found
+    return msgspec.structs.replace(found, eta_s=round(max(0.0, job.total - found.reached) / rate, 1))
 
 
 def _film_rate(films: Sequence[FilmProgress]) -> float | None:

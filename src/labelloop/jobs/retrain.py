@@ -212,7 +212,7 @@ class Retrain:
     def _choose(self) -> tuple[str, TrainRequest]:
         """The trainer that the options name, else the first that can do it. Raises TrainerRefused with all reasons."""
         wanted = self._run.options.trainer
-        base, manifest = self._base(), read_folder(self._data).manifest
+        base, manifest = self._trainable(), read_folder(self._data).manifest
         from_base, from_nothing = TRAINERS[manifest.learns, manifest.reads]
         if wanted in _trainers() - {*from_base, *from_nothing}:
             raise TrainerRefused(
@@ -240,6 +240,18 @@ class Retrain:
     def _base(self) -> ModelVersion | None:
         return self._parts.training.registry.catalogue().find(self._run.base) if self._run.base else None
 
+    def _trainable(self) -> ModelVersion | None:
+        """The base, or what it was exported from: an exported file is served, and what it was made of is trained."""
+        base = self._base()
+        made = self._parts.training.lineages.of(base.name, base.number) if base else None
+        if made is None or not made.source:
+            return base
+        try:
+            return self._parts.training.registry.catalogue().find(made.source)
+        except LabelloopError as error:
+            self._held.tell("warning", f"What {made.id} was exported from is gone: {error}")
+            return base
+
     def _any_onnx(self) -> ModelVersion | None:
         """Whose features a first classifier is made of: the newest classifier or, without one, detector that people
         added."""
@@ -264,16 +276,21 @@ class Retrain:
 
     def _add(self, trained: Trained) -> ModelVersion:
         """The candidate in the registry. It serves nobody there: only a pointer at its very number would."""
+        source = self._register(trained.source) if trained.source else None
+        return self._register(trained, source=source.id if source else "")
+
+    def _register(self, trained: Trained, *, source: str = "") -> ModelVersion:
         training, run = self._parts.training, self._run
-        base = self._base()
-        same = base is not None and base.card.engine == trained.card.engine  # a name stands for one kind of model
-        name = base.name if base and same else f"project-{self._job.project_id}"
-        card: ModelCard = msgspec.structs.replace(trained.card, name=name)
+        like = [version for version in (self._base(), self._trainable()) if version]
+        # a name stands for one kind of model
+        same = (version.name for version in like if version.card.engine == trained.card.engine)
+        card: ModelCard = msgspec.structs.replace(trained.card, name=next(same, f"project-{self._job.project_id}"))
         version = add_model(training.registry, trained.model, card, self._parts.settings, trained=True)
-        training.lineages.record(self._lineage(version, seconds=run.curve[-1].seconds if run.curve else 0.0))
+        seconds = run.curve[-1].seconds if run.curve else 0.0
+        training.lineages.record(self._lineage(version, seconds=seconds, source=source))
         return version
 
-    def _lineage(self, version: ModelVersion, *, seconds: float) -> Lineage:
+    def _lineage(self, version: ModelVersion, *, seconds: float, source: str = "") -> Lineage:
         run = self._run
         return Lineage(
             name=version.name,
@@ -286,6 +303,7 @@ class Retrain:
             by=run.reason,
             at=schema.now(),
             options=msgspec.to_builtins(run.options),
+            source=source,
         )
 
     def _hear(self, progress: Progress) -> None:

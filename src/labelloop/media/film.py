@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from labelloop.core.errors import MediaError, MediaNotFound, MediaUndecodable
 from labelloop.core.regions import Size
+from labelloop.media.film_pixels import Pixels, rotation_deg
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -32,10 +33,6 @@ milliseconds (Matroska) write 33, 33, 34, so a difference of one tick is none ei
 FORMATS = "mov,matroska,webm,avi,ogg,mpegts,mpeg,flv,asf,ivf,h264,hevc,m4v,gif"
 """Containers that are opened, by FFmpeg's names. Its others include play lists and scripts, which name further files
 and addresses to read: a film from a task must not choose those."""
-
-
-FULL_RANGE = 2
-"""FFmpeg's number for colours from 0 to 255, which few films have; OpenCV counts on 16 to 235."""
 
 
 class Film(msgspec.Struct, frozen=True):
@@ -53,7 +50,8 @@ class Film(msgspec.Struct, frozen=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """One frame: `number` from 1, `time_s` since the first frame, `rgb` uint8 [height, width, 3], upright."""
+    """One frame: `number` from 1, `time_s` since the first frame, `rgb` uint8 [height, width, 3], upright, not
+    always in one piece of memory."""
 
     number: int
     time_s: float
@@ -92,7 +90,7 @@ def describe(path: Path) -> Film:
         first = next(_decoded(path, container, stream), None)
         if first is None:
             raise _nothing(path)
-        rotation = _rotation(first)
+        rotation = rotation_deg(first)
         turned = rotation % 180 != 0
         size = Size(first.height, first.width) if turned else Size(first.width, first.height)
         fps = clock.frames_count / clock.duration_s if clock.duration_s else float(stream.average_rate or 0)
@@ -127,12 +125,12 @@ def read_frames(
         stream.thread_count = threads
         if _hides_blocks(stream, size):
             stream.codec_context.options = {"skip_loop_filter": "noref"}
-        number = 0
+        number, pixels = 0, Pixels()
         for number, frame in _from(path, container, stream, clock, first):
             if number > end:
                 return
             if (number - first) % every == 0:
-                yield Frame(number, _seconds(frame, clock, number), _upright(frame, size))
+                yield Frame(number, _seconds(frame, clock, number), pixels.upright(frame, size))
     if number < end and first <= end:
         raise _cut_off(path, number, clock.frames_count)
 
@@ -170,53 +168,10 @@ def _seconds(frame: VideoFrame, clock: _Clock, number: int) -> float:
     return (number - 1) * clock.duration_s / max(clock.frames_count, 1)
 
 
-def _upright(frame: VideoFrame, size: Size | None) -> NDArray[np.uint8]:
-    turns = _rotation(frame) // 90 % 4
-    lying = Size(*size[::-1]) if size and turns % 2 else size
-    rgb = _reduced(frame, lying) if lying else frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(rgb, -turns)) if turns else np.asarray(rgb, np.uint8)
-
-
-def _reduced(frame: VideoFrame, size: Size) -> NDArray[np.uint8]:
-    """A frame in a smaller size. Where colours are stored as most cameras do, the planes are reduced first: 0.7 ms from
-    1280 x 720 to 416 x 234, where converting all of it takes 0.7 and reducing that 1.8."""
-    import cv2
-
-    if frame.format.name != "yuv420p" or frame.color_range == FULL_RANGE:
-        return _shrunk(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), size)
-    even = Size(size.width + size.width % 2, size.height + size.height % 2)
-    half = Size(even.width // 2, even.height // 2)
-    planes = [_shrunk(_plane(one), to).ravel() for one, to in zip(frame.planes, (even, half, half), strict=True)]
-    joined = np.concatenate(planes).reshape(even.height * 3 // 2, even.width)
-    rgb = np.asarray(cv2.cvtColor(joined, cv2.COLOR_YUV2RGB_I420), np.uint8)
-    return _shrunk(rgb, size) if even != size else rgb
-
-
-def _shrunk(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Halved while it is more than twice too large, then bilinear, as pictures are (engines/detect/prepare)."""
-    import cv2
-
-    while image.shape[1] >= 2 * size.width and image.shape[0] >= 2 * size.height:
-        halves = (image.shape[1] // 2, image.shape[0] // 2)
-        image = np.asarray(cv2.resize(image, halves, interpolation=cv2.INTER_AREA), np.uint8)
-    if image.shape[:2] == (size.height, size.width):
-        return image
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-
-
-def _plane(plane: Any) -> NDArray[np.uint8]:
-    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-
-
 def _hides_blocks(stream: VideoStream, size: Size | None) -> bool:
     """Whether frames become so small that nobody sees the edges of blocks which the decoder would smooth: a tenth of
     its work. Only frames that no other is made from are left rough, so nothing adds up."""
     return size is not None and stream.width >= 2 * max(size) and stream.height >= 2 * min(size)
-
-
-def _rotation(frame: VideoFrame) -> int:
-    """Degrees clockwise by which players turn the frame, in whole quarters; PyAV counts the other way."""
-    return round(-frame.rotation / 90) * 90 % 360
 
 
 # --- PyAV, and what can go wrong in it --------------------------------------------------------------------------------

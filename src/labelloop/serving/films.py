@@ -186,7 +186,7 @@ class _Looking:
         self._camera = Camera() if self._linker.wants_camera else None
         at_a_time = lease.engine.max_batch * lease.engine.parallel
         self._window = min(max(WINDOW, 2 * at_a_time), LARGEST_WINDOW)
-        self._waiting: deque[tuple[Frame, Floats | None, Future[tuple[Region, ...]]]] = deque()
+        self._waiting: deque[tuple[int, float, Floats | None, Future[tuple[Region, ...]]]] = deque()
         self._part: list[Looked] = []
         self._part_since = time.monotonic()
         self._name = msgspec.json.encode((film.size, film.frames_count, film.fps, every)).decode()
@@ -238,13 +238,13 @@ class _Looking:
         prepared = self._lease.engine.prepare(Picture(frame.rgb, self._film.size))
         moved = self._camera.moved(frame.rgb, width=self._film.size.width) if self._camera is not None else None
         future = self._lease.put(prepared, priority=self._wanted.priority, deadline=self._wanted.deadline)
-        self._waiting.append((msgspec.structs.replace(frame, rgb=frame.rgb[:0]), moved, future))
+        self._waiting.append((frame.number, frame.time_s, moved, future))
 
     def _take(self) -> None:
         """The oldest frame on its way."""
-        frame, moved, future = self._waiting.popleft()
+        number, time_s, moved, future = self._waiting.popleft()
         found = detections_of(future.result(), self._places, at_least=self._lowest)
-        looked = Looked(frame.number, frame.time_s, found, moved)
+        looked = Looked(number, time_s, found, moved)
         self._link(looked)
         if self._wanted.spool is not None:
             self._part.append(looked)

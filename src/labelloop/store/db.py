@@ -15,7 +15,7 @@ from labelloop.core.errors import SettingsError
 from labelloop.core.settings import Settings
 from labelloop.store import schema
 
-HEAD = "0011"
+HEAD = "0012"
 """The newest migration; a test keeps it equal to the newest file in `migrations/versions`."""
 
 PATIENT_S = 10.0

@@ -25,11 +25,6 @@ class FilmProgress(msgspec.Struct, frozen=True):
     frames_count: int
     frames_per_s: float | None = None
 
-    @property
-    def share(self) -> float:
-        """What is done of the film, in [0, 1]."""
-        return min(self.frame / max(self.frames_count, 1), 1.0)
-
 
 class FilmParts:
     """The parts of one film of one task, in the hands of the `owner` of its page; follows `Spool` in

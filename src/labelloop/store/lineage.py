@@ -17,7 +17,8 @@ class Lineage(msgspec.Struct, frozen=True):
     """The making of the version `name`@`number` for `project_id`.
 
     `parent` is the version that the training began with ("" for none), `manifest` the digest of the data set, `options`
-    what the trainer was told, `metrics` and `verdict` what `learning/` said about it as JSON (empty until it was
+    what the trainer was told, `source` the version that the file was exported from ("" where it is what was trained),
+    `metrics` and `verdict` what `learning/` said about it as JSON (empty until it was
     evaluated), `seconds` how long the training took, `by` who asked for it.
     """
 
@@ -33,6 +34,7 @@ class Lineage(msgspec.Struct, frozen=True):
     options: Mapping[str, Any] = {}
     metrics: Mapping[str, Any] = {}
     verdict: Mapping[str, Any] = {}
+    source: str = ""
 
     @property
     def id(self) -> str:
@@ -47,7 +49,8 @@ class Lineage(msgspec.Struct, frozen=True):
         project = "" if self.project_id is None else f" for project {self.project_id}"
         asked = f", asked for by {self.by}" if self.by else ""
         sentence = str(self.verdict.get("sentence") or "")
-        return [f"{made}{project}{asked}", f"data set {self.manifest}", *([sentence] if sentence else [])]
+        exported = f"; exported from {self.source}, which later runs go on from" if self.source else ""
+        return [f"{made}{project}{asked}{exported}", f"data set {self.manifest}", *([sentence] if sentence else [])]
 
 
 class Lineages:
@@ -60,7 +63,7 @@ class Lineages:
         """Keep it, in place of what was known of that version."""
         row = msgspec.to_builtins(lineage, builtin_types=(datetime,))
         row["project_id"] = schema.as_id(lineage.project_id)
-        for name, limit in (("parent", 200), ("manifest", 64), ("trainer", 100), ("by", 100)):
+        for name, limit in (("parent", 200), ("source", 200), ("manifest", 64), ("trainer", 100), ("by", 100)):
             row[name] = schema.as_text(row[name], limit=limit)
         key = {"name": row.pop("name"), "number": row.pop("number")}
         with self._engine.begin() as connection:

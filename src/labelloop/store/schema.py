@@ -88,6 +88,7 @@ lineage = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("project_id", sa.BigInteger, index=True),
     sa.Column("parent", sa.String(200), nullable=False, doc="NAME@NUMBER that the training began with; empty: none"),
+    sa.Column("source", sa.String(200), nullable=False, server_default="", doc="NAME@NUMBER that was exported"),
     sa.Column("manifest", sa.String(64), nullable=False, doc="digest of the data set"),
     sa.Column("trainer", sa.String(100), nullable=False),
     sa.Column("options", sa.JSON, nullable=False),

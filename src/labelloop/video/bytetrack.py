@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from labelloop.core.geometry import iou
 from labelloop.video import kalman
 from labelloop.video.kalman import AspectMotion, Belief, Motion, SizeMotion
 from labelloop.video.overlap import Floats
@@ -26,7 +27,6 @@ from labelloop.video.tracker import (
     Options,
     Roster,
     assign,
-    pairwise_iou,
     without,
 )
 
@@ -62,7 +62,7 @@ class ByteTrack:
         def match(rows: Indices, columns: Indices, *, at_least: float, weighed: bool) -> tuple[Indices, Indices]:
             if not len(rows) or not len(columns):
                 return rows, columns
-            alike = pairwise_iou(expected[rows], found.xyxy[columns])
+            alike = iou(expected[rows], found.xyxy[columns])
             pairs = assign(alike * found.scores[columns] if weighed else alike, at_least=at_least)
             matched.append(Matched(rows[pairs.tracks], columns[pairs.found]))
             return without(rows, pairs.tracks), without(columns, pairs.found)
@@ -76,7 +76,8 @@ class ByteTrack:
         numbers[columns] = roster.ids[rows]
         self._forget(rows, gone)
         beginning = high[found.scores[high] >= self._options.new]
-        numbers[beginning] = self._begin(found.xyxy[beginning])
+        if len(beginning):
+            numbers[beginning] = self._begin(found.xyxy[beginning])
         return numbers
 
     def _move(self, camera: Floats | None) -> None:
@@ -101,12 +102,12 @@ class ByteTrack:
         self._roster.missed = missed
         kept = missed <= self._options.lost_steps
         kept[gone] = False
+        if kept.all():
+            return
         self._roster.keep(kept)
         self._belief = Belief(self._belief.mean[kept], self._belief.covariance[kept])
 
     def _begin(self, xyxy: Floats) -> Indices:
-        if not len(xyxy):
-            return self._roster.add(0, confirmed=False)
         new = kalman.begin(self._motion, xyxy)
         self._belief = Belief(
             np.concatenate([self._belief.mean, new.mean]), np.concatenate([self._belief.covariance, new.covariance])

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from labelloop.core.geometry import iou
 from labelloop.video.overlap import Floats
-from labelloop.video.tracker import NOBODY, Detections, Indices, Options, Roster, assign, pairwise_iou, without
+from labelloop.video.tracker import NOBODY, Detections, Indices, Options, Roster, assign, without
 
 BUFFERS = (0.3, 0.5)
 """The first match's and the second's, as in section 4.2."""
@@ -44,7 +45,7 @@ class CBIoU:
         rows = np.arange(len(self._roster))
         expected = self._last + self._velocity() * (self._roster.missed + 1)[:, None]
         for buffer in BUFFERS:
-            alike = pairwise_iou(widened(expected[rows], buffer), widened(found.xyxy[columns], buffer))
+            alike = iou(widened(expected[rows], buffer), widened(found.xyxy[columns], buffer))
             pairs = assign(alike, at_least=AT_LEAST_IOU)
             seen, by = rows[pairs.tracks], columns[pairs.found]
             self._continue(seen, found.xyxy[by])

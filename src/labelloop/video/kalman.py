@@ -65,14 +65,20 @@ def begin(motion: Motion, xyxy: Floats) -> Belief:
     measured = motion.measured(xyxy)
     mean = np.zeros((len(xyxy), motion.size))
     mean[:, :4] = measured
-    return Belief(mean, _diagonal(motion.first(measured)))
+    covariance = np.zeros((len(xyxy), motion.size, motion.size))
+    _diagonal(covariance)[:] = motion.first(measured)
+    return Belief(mean, covariance)
 
 
 def predict(motion: Motion, belief: Belief) -> Belief:
     """One step on: x' = F x and P' = F P F^T + Q."""
-    step = _transition(motion.size)
-    noise = _diagonal(motion.process(belief.mean))
-    return Belief(belief.mean @ step.T, step @ belief.covariance @ step.T + noise)
+    mean, covariance = belief.mean.copy(), belief.covariance.copy()
+    moving = motion.size - 4  # F adds each velocity to its number
+    mean[:, :moving] += mean[:, 4:]
+    covariance[:, :moving] += covariance[:, 4:]
+    covariance[:, :, :moving] += covariance[:, :, 4:]
+    _diagonal(covariance)[:] += motion.process(belief.mean)
+    return Belief(mean, covariance)
 
 
 def correct(motion: Motion, belief: Belief, xyxy: Floats) -> Belief:
@@ -80,27 +86,18 @@ def correct(motion: Motion, belief: Belief, xyxy: Floats) -> Belief:
     first four numbers of a state."""
     mean, covariance = belief
     across = covariance[:, :, :4]
-    certainty = covariance[:, :4, :4] + _diagonal(motion.measurement(mean))
+    certainty = covariance[:, :4, :4].copy()
+    _diagonal(certainty)[:] += motion.measurement(mean)
     gain = np.linalg.solve(certainty, across.transpose(0, 2, 1)).transpose(0, 2, 1)
     surprise = motion.measured(xyxy) - mean[:, :4]
     corrected = covariance - gain @ covariance[:, :4]
     return Belief(mean + (gain @ surprise[:, :, None])[:, :, 0], corrected)
 
 
-@lru_cache(maxsize=8)
-def _transition(size: int) -> Floats:
-    """F [d, d]: each number that has a velocity moves by it."""
-    step = np.eye(size)
-    for velocity in range(4, size):
-        step[velocity - 4, velocity] = 1.0
-    return step
-
-
-def _diagonal(variances: Floats) -> Floats:
-    return np.asarray(variances[:, :, None] * _identity(variances.shape[1]))
-
-
-_identity = lru_cache(maxsize=8)(np.eye)
+def _diagonal(matrices: Floats) -> Floats:
+    """The diagonals [m, d] of matrices [m, d, d] in one piece, to be written into."""
+    size = matrices.shape[1]
+    return matrices.reshape(-1, size * size)[:, :: size + 1]
 
 
 class AspectMotion:

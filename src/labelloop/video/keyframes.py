@@ -34,7 +34,7 @@ Frames = NDArray[np.intp]
 
 UNREACHED, START = -2, -1
 
-PROBES = 8
+PROBES = 3
 
 LARGEST_PIECE = 200_000
 """Interpolated boxes looked at together: 8 MB for each array of them."""
@@ -128,6 +128,8 @@ class _Line:
         self._min_iou = min_iou - _SLACK
         self._shortest = rotation == "shortest"
         self._turned = bool(rows[:, 4].any())
+        self._sides = np.ascontiguousarray(_sides(rows).T)
+        self._areas = rows[:, 2] * rows[:, 3]
 
     def lost_standing(self, level: Frames, *, open_end: bool) -> Floats:
         """What is lost [n] when each frame of `level` is the last key frame; infinity where it cannot be. Where a
@@ -139,7 +141,8 @@ class _Line:
 
     def _lost_standing(self, start: int) -> float:
         later = np.arange(start + 1, len(self._rows))
-        overlaps = self._iou(np.repeat(self._rows[start : start + 1], len(later), axis=0), later)
+        still = np.full(len(later), start)
+        overlaps = self._overlaps(_Ways(still, still), np.arange(len(later)), later - start)
         return float((1 - overlaps).sum()) if (overlaps >= self._min_iou).all() else np.inf
 
     def lost_to_last(self, level: Frames) -> Floats:
@@ -180,15 +183,24 @@ class _Line:
 
     def _overlaps(self, ways: _Ways, of: Frames, step: Frames) -> Floats:
         """IoU [m] of the boxes `step` frames after the start of the ways `of` with what is interpolated there."""
+        start, share = ways.starts[of], step / np.maximum(ways.lengths, 1)[of]
+        if not self._turned:
+            return self._upright(start, self._sides[:, ways.ends[of]], share, start + step)
         moved = self._rows[ways.ends] - self._rows[ways.starts]
         if self._shortest:
             moved[:, 4] = (moved[:, 4] + 180) % 360 - 180
-        start = ways.starts[of]
-        share = step / ways.lengths[of]
-        return self._iou(self._rows[start] + moved[of] * share[:, None], start + step)
+        return iou_turned(self._rows[start] + moved[of] * share[:, None], self._rows[start + step])
 
-    def _iou(self, boxes: Floats, frames: Frames) -> Floats:
-        return _iou(boxes, self._rows[frames], turned=self._turned)
+    def _upright(self, start: Frames, ends: Floats, share: Floats, frames: Frames) -> Floats:
+        """The same for boxes that do not turn, as most: their sides are rows of their own [4, m]."""
+        begun, dense = self._sides[:, start], self._sides[:, frames]
+        boxes = begun + (ends - begun) * share
+        width, height = boxes[2:] - boxes[:2]
+        inside = np.minimum(boxes[2:], dense[2:]) - np.maximum(boxes[:2], dense[:2])
+        np.maximum(inside, 0, out=inside)
+        shared = inside[0] * inside[1]
+        union = width * height + self._areas[frames] - shared
+        return np.asarray(shared / np.where(union > 0, union, 1))
 
     def _horizon(self, start: int) -> int:
         """No frame beyond this one can be the next key frame after `start`."""
@@ -255,7 +267,6 @@ def _sides(rows: Floats) -> Floats:
     return np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
 
 
-def _iou(first: Floats, second: Floats, *, turned: bool | None = None) -> NDArray[np.float64]:
-    if turned is None:
-        turned = bool(first[:, 4].any() or second[:, 4].any())
+def _iou(first: Floats, second: Floats) -> NDArray[np.float64]:
+    turned = bool(first[:, 4].any() or second[:, 4].any())
     return iou_turned(first, second) if turned else iou_upright(_sides(first), _sides(second))

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from labelloop.core.errors import LabelloopError
+from labelloop.core.geometry import iou
 from labelloop.core.regions import Box, KeyFrame, Region, Track
 from labelloop.video.bytetrack import BotSort, ByteTrack
 from labelloop.video.cbiou import CBIoU
@@ -25,7 +26,7 @@ from labelloop.video.keyframes import reduce
 from labelloop.video.lifespans import track_of
 from labelloop.video.ocsort import OcSort
 from labelloop.video.overlap import Floats
-from labelloop.video.tracker import NOBODY, Detections, Options, Tracker, pairwise_iou
+from labelloop.video.tracker import NOBODY, Detections, Options, Tracker
 
 Name = Literal["bytetrack", "oc-sort", "bot-sort", "c-biou"]
 
@@ -236,7 +237,7 @@ def distinct(found: Detections) -> Detections:
     if len(found.scores) < 2:
         return found
     found = found.at(np.argsort(-found.scores, kind="stable"))
-    same = pairwise_iou(found.xyxy, found.xyxy) > SAME_THING_IOU
+    same = iou(found.xyxy, found.xyxy) > SAME_THING_IOU
     if np.count_nonzero(same) <= len(same):  # each is like itself alone
         return found
     same = np.triu(same, 1)

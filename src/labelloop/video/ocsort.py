@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from labelloop.core.geometry import iou
 from labelloop.video import kalman
 from labelloop.video.kalman import AreaMotion, Belief
 from labelloop.video.overlap import Floats
-from labelloop.video.tracker import NOBODY, Detections, Indices, Options, Roster, assign, pairwise_iou, without
+from labelloop.video.tracker import NOBODY, Detections, Indices, Options, Roster, assign, without
 
 DELTA = 3
 INERTIA = 0.2
@@ -49,11 +50,11 @@ class OcSort:
         numbers = np.full(len(found.scores), NOBODY, np.intp)
         columns = np.flatnonzero(found.scores >= self._options.high)
         rows = np.arange(len(self._roster))
-        overlap = pairwise_iou(self._motion.boxes(self._belief.mean), found.xyxy[columns])
+        overlap = iou(self._motion.boxes(self._belief.mean), found.xyxy[columns])
         alike = np.where(overlap >= AT_LEAST_IOU, overlap + self._momentum(found, columns), -1.0)
         first = assign(alike, at_least=0.0)
         left, spare = without(rows, first.tracks), without(columns, first.found)
-        again = assign(pairwise_iou(self._seen[left, 0], found.xyxy[spare]), at_least=AT_LEAST_IOU)
+        again = assign(iou(self._seen[left, 0], found.xyxy[spare]), at_least=AT_LEAST_IOU)
         seen = np.concatenate([rows[first.tracks], left[again.tracks]])
         by = np.concatenate([columns[first.found], spare[again.found]])
         self._continue(seen, found.xyxy[by])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -92,21 +92,7 @@ class Matched(NamedTuple):
 NO_PAIRS = Matched(np.zeros(0, np.intp), np.zeros(0, np.intp))
 
 
-def pairwise_iou(first_xyxy: Floats, second_xyxy: Floats) -> Floats:
-    """IoU [n, m] of boxes [n, 4] with boxes [m, 4]."""
-    a, b = first_xyxy[:, None], second_xyxy[None]
-    sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0)
-    shared = sides[..., 0] * sides[..., 1]
-    union = _areas(a) + _areas(b) - shared
-    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
-
-
-def _areas(xyxy: Floats) -> Floats:
-    sides = np.maximum(xyxy[..., 2:] - xyxy[..., :2], 0)
-    return np.asarray(sides[..., 0] * sides[..., 1])
-
-
-def assign(likeness: Floats, *, at_least: float) -> Matched:
+def assign(likeness: NDArray[np.floating[Any]], *, at_least: float) -> Matched:
     """The pairs (rows, columns) of `likeness` [n, m] whose sum is largest, of those that are alike by `at_least`.
 
     A pair that is not alike enough counts as no pair while the sum is made, not after it: it must not take a partner

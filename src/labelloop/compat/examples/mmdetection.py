@@ -11,19 +11,9 @@ import threading
 
 from label_studio_ml.model import LabelStudioMLBase
 from label_studio_sdk.converter.brush import mask2rle
-from labelloop_openmmlab import (
-    build,
-    classes_of,
-    device_of,
-    infer,
-    load_checkpoint,
-    outlines_of,
-    read_config,
-    read_task,
-)
+from labelloop_openmmlab import classes_of, device_of, infer, load_model, outlines_of, read_task
 
-LOADED = {}
-LOADING = threading.Lock()
+ONE_AT_A_TIME = threading.Lock()
 
 
 class MMDetection(LabelStudioMLBase):
@@ -43,7 +33,8 @@ class MMDetection(LabelStudioMLBase):
             raise ValueError("give both: --with config_file=CONFIG.py checkpoint_file=WEIGHTS.pth")
         self.image_dir = image_dir
         self.score_threshold = float(score_threshold)
-        self.model, self.classes = load(str(config_file), str(checkpoint_file), device_of(device), bool(trust))
+        self.model, config, meta = load_model(str(config_file), str(checkpoint_file), device_of(device), bool(trust))
+        self.classes = classes_of(meta, config)
         self.controls = self._controls(labels_file)
 
     def _controls(self, labels_file):
@@ -67,7 +58,7 @@ class MMDetection(LabelStudioMLBase):
             raise ValueError("the label config has no RectangleLabels, PolygonLabels or BrushLabels on an Image")
         shown = self.controls[0][1]
         pictures = [read_task(self, task, shown.value_name) for task in tasks]
-        with LOADING:
+        with ONE_AT_A_TIME:
             answers = infer(self.model, pictures)
         return [{"result": self._draw(*pair)} for pair in zip(answers, pictures)]
 
@@ -110,14 +101,3 @@ def values(tag, box, mask, shape):
     corners = [[(left, top), (right, top), (right, bottom), (left, bottom)]]
     outlines = corners if mask is None else outlines_of(mask)
     return [{"points": [[100 * x / width, 100 * y / height] for x, y in points]} for points in outlines]
-
-
-def load(config_file, checkpoint_file, device, trust):
-    """One network, with its classes, for all projects of this process."""
-    key = (config_file, checkpoint_file, device)
-    with LOADING:
-        if key not in LOADED:
-            config = read_config(config_file)
-            weights, meta = load_checkpoint(checkpoint_file, trust)
-            LOADED[key] = build(config, weights, device), classes_of(meta, config)
-        return LOADED[key]

@@ -11,10 +11,9 @@ import threading
 import uuid
 
 from label_studio_ml.model import LabelStudioMLBase
-from labelloop_openmmlab import build, device_of, infer, load_checkpoint, read_config, read_task
+from labelloop_openmmlab import device_of, infer, load_model, read_task
 
-LOADED = {}
-LOADING = threading.Lock()
+ONE_AT_A_TIME = threading.Lock()
 PLACES = ("RectangleLabels", "PolygonLabels", "Rectangle", "Polygon")
 CROPS = 32
 """Lines read in one batch."""
@@ -40,8 +39,8 @@ class MMOCR(LabelStudioMLBase):
         self.image_dir = image_dir
         self.score_threshold = float(score_threshold)
         device = device_of(device)
-        self.detector = load(str(det_config), str(det_ckpt), device, bool(trust))
-        self.recogniser = load(str(recog_config), str(recog_ckpt), device, bool(trust))
+        self.detector = load_model(str(det_config), str(det_ckpt), device, bool(trust))[0]
+        self.recogniser = load_model(str(recog_config), str(recog_ckpt), device, bool(trust))[0]
         self.place, self.words, self.label = self._controls(str(label)) if self.label_config else (None, None, None)
 
     def _controls(self, wanted):
@@ -61,7 +60,7 @@ class MMOCR(LabelStudioMLBase):
     def predict(self, tasks, context=None, **kwargs):
         picture_tag = next(tag for tag in self.place.objects if tag.tag == "Image")
         pictures = [read_task(self, task, picture_tag.value_name) for task in tasks]
-        with LOADING:
+        with ONE_AT_A_TIME:
             found = infer(self.detector, pictures)
             lines = [self._lines(answer, picture) for answer, picture in zip(found, pictures)]
             crops = [crop(picture, quad) for quads, picture in zip(lines, pictures) for quad, _ in quads]
@@ -185,13 +184,3 @@ def value_of(tag, quad, shape):
         "height": 100 * across / height,
         "rotation": angle % 360,
     }
-
-
-def load(config_file, checkpoint_file, device, trust):
-    """One network for all projects of this process."""
-    key = (config_file, checkpoint_file, device)
-    with LOADING:
-        if key not in LOADED:
-            config = read_config(config_file)
-            LOADED[key] = build(config, load_checkpoint(checkpoint_file, trust)[0], device)
-        return LOADED[key]

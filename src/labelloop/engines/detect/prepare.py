@@ -51,8 +51,13 @@ def prepare(picture: Picture, spec: InputSpec) -> Prepared:
     make = np.empty if (inner_w, inner_h) == (width, height) else _full(spec.pad or 0.0)
     planes = make((3, height, width), np.uint8)
     inner = planes[:, top : top + inner_h, left : left + inner_w]
-    # straight into place: 0.15 ms at 416 x 312, where taking the channels out and copying them takes 0.31
-    cv2.split(rgb, [inner[target] for target in _PLANES[spec.color or "rgb"]])
+    targets = [inner[target] for target in _PLANES[spec.color or "rgb"]]
+    if rgb.strides[2] == 1:
+        # straight into place: 0.15 ms at 416 x 312, where taking the channels out and copying them takes 0.31
+        cv2.split(rgb, targets)
+    else:  # planes already, as frames of films are
+        for channel, target in enumerate(targets):
+            np.copyto(target, rgb[:, :, channel])
     scale_xy = (picture.size.width / inner_w, picture.size.height / inner_h)
     return Prepared(planes=planes, offset_xy=(left, top), scale_xy=scale_xy, size=picture.size)
 

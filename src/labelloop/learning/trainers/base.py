@@ -64,7 +64,8 @@ class TrainRequest(msgspec.Struct, frozen=True):
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
     """Where a run is: `step` of about `steps` (None: nobody knows), `seconds` spent training (those before a
-    checkpoint included). `metrics` are named as people read them, `message` is one line for the log."""
+    checkpoint included). `metrics` are named as people read them, `message` is one line for the log. `finished` is a
+    whole model that counts if what the trainer tries next fails, crashes, or goes beyond its time or memory."""
 
     step: int
     steps: int | None = None
@@ -72,14 +73,17 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     loss: float | None = None
     metrics: dict[str, float] = {}
     message: str = ""
+    finished: Trained | None = None
 
 
 class Trained(msgspec.Struct, frozen=True, tag=True):
-    """What a run leaves: the model file inside `TrainRequest.out`, the card to serve it with, and figures."""
+    """What a run leaves: the model file inside `TrainRequest.out`, the card to serve it with, and figures. `source` is
+    what the file was made of, where that, and not the file, is what a later run can go on from."""
 
     model: Path
     card: ModelCard
     metrics: dict[str, float] = {}
+    source: Trained | None = None
 
 
 Report = Callable[[Progress], None]

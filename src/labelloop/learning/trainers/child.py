@@ -108,7 +108,7 @@ def _reporter(send: Callable[[Event], None], stopping: threading.Event) -> Repor
     def report(progress: Progress) -> None:
         nonlocal last
         now = time.monotonic()
-        if progress.message or progress.metrics or now - last >= PROGRESS_EVERY_S:
+        if progress.message or progress.metrics or progress.finished or now - last >= PROGRESS_EVERY_S:
             last = now
             send(progress)
         if stopping.is_set():

@@ -36,6 +36,11 @@ from labelloop.learning.trainers.text import labels_in, metrics_of, nothing_to_t
 
 MODEL, FROM_MODEL, PLAIN = "model.onnx", "features of the model.onnx", "colours and edges.onnx"
 SCORES = "probabilities_of_the_labels"
+PLAIN_FEATURES = "features: colours and edges"
+NO_MODEL = (
+    ", because no classifier or detector is known; one that is added before a project's first run is tried too: "
+    "labelloop models add FILE.onnx"
+)
 WITNESSES = 8
 LARGEST_GAP = 1e-3
 LOOKING = 0.6
@@ -162,7 +167,7 @@ def _write_features(request: TrainRequest, report: Report, name: str) -> InputSp
 
     card = request.base_card
     if request.base is None or card is None or name == PLAIN:
-        report(Progress(step=0, message="features: colours and edges"))
+        report(Progress(step=0, message=PLAIN_FEATURES + (NO_MODEL if request.base is None else "")))
         onnx.save(backbone.plain(), request.out / name)
         return backbone.PLAIN_INPUT
     model = backbone.features_of(request.base, card)

@@ -1,8 +1,8 @@
 """The trainer `transformers`: RT-DETR, RT-DETRv2 and D-FINE fine-tuned from a local folder, on a GPU or a CPU.
 
 All weights are trained, the backbone's at a tenth of the rate, as the authors do (Zhao et al., DETRs beat YOLOs on
-real-time object detection, CVPR 2024). What is left is again a folder (packed), so that it can be trained further; with
-the option `export` it is an ONNX file instead, if that finds the same boxes.
+real-time object detection, CVPR 2024). What is left is an ONNX file, if that answers as the model does
+(`huggingface_export`), beside the packed folder that the next run goes on from; else the folder alone.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ import msgspec
 import numpy as np
 
 from labelloop.core.cards import InputSpec, ModelCard
-from labelloop.core.errors import LabelloopError, ModelError
+from labelloop.core.errors import ModelError
 from labelloop.core.extras import not_installed
-from labelloop.core.geometry import iou
-from labelloop.core.regions import Box, Region
-from labelloop.engines.base import Engine, EngineOptions
 from labelloop.engines.model_folder import pack, unpacked
+from labelloop.learning.trainers import huggingface_export
 from labelloop.learning.trainers.base import (
     Progress,
     Report,
@@ -37,25 +35,22 @@ from labelloop.learning.trainers.base import (
 
 ARCHITECTURES = ("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection", "DFineForObjectDetection")
 MODEL, EXPORTED = "model.zip", "model.onnx"
-RESERVE = 0.15
-"""Of the budget for writing and checking what was trained."""
+RESERVE, RESERVE_S, MOST_RESERVED = 0.15, 30.0, 0.4
+"""Of the budget for writing and checking what was trained: the share, but these seconds (RT-DETRv2-R18 takes 11 s of
+processor time to be exported, and then 24 pictures are compared), but at most the last share."""
 CHECKPOINT_EVERY_S = 30.0
-WITNESSES = 24
-DRAWN = 0.3
-"""Boxes with this score or more must be the same in the exported file: what people would see."""
-SAME_IOU, SAME_SCORE, SAME_SHARE = 0.98, 0.02, 0.99
 
 
 class TransformersOptions(msgspec.Struct, frozen=True):
     """`rate` is the learning rate, a tenth of it for the backbone. `clip` is the largest norm of a step's gradient.
-    `max_steps` ends training by steps instead of by time. `export` asks for an ONNX file."""
+    `max_steps` ends training by steps instead of by time. Without `export` the folder is served."""
 
     batch: int = 4
     rate: float = 1e-4
     weight_decay: float = 1e-4
     clip: float = 0.1
     max_steps: int | None = None
-    export: bool = False
+    export: bool = True
 
 
 class TransformersTrainer:
@@ -86,11 +81,30 @@ class TransformersTrainer:
         run.save(folder)
         path = request.out / MODEL
         replace_file(path, lambda target: pack(folder, target))
-        card = _card(request)
-        metrics = {"steps": float(steps), "loss": loss, "seconds": seconds}
+        trained = Trained(path, _card(request), {"steps": float(steps), "loss": loss, "seconds": seconds})
         if not options.export:
-            return Trained(path, card, metrics)
-        return _exported(run, request, path, card, metrics, report)
+            return trained
+        # a tracer that needs too much memory or time, or crashes, costs the file, and not what was learned
+        report(Progress(step=steps, seconds=seconds, message="trained; now as an ONNX file", finished=trained))
+        return _exported(run, request, trained, report)
+
+
+def _exported(run: _Run, request: TrainRequest, trained: Trained, report: Report) -> Trained:
+    """The ONNX file, made of `trained`, if it answers alike; else `trained`, and the log says why."""
+    path = request.out / EXPORTED
+    card = msgspec.structs.replace(trained.card, engine="detect", family="detr-raw", input=run.spec)
+    try:
+        huggingface_export.export(run.released(), run.spec, request.labels, path)
+        parity = huggingface_export.compare(
+            (trained.model, trained.card), (path, card), request, until=run.began + request.budget_s
+        )
+        parity.check()
+    except Exception as error:  # a tracer may raise anything
+        why = (str(error) or type(error).__name__).splitlines()[0]  # a tracer's go on for pages
+        report(Progress(step=run.step, message=f"the folder is served, not an ONNX file: {why}"))
+        return trained
+    report(Progress(step=run.step, message=f"an ONNX file is served: {parity.sentence}"))
+    return Trained(path, card, trained.metrics | parity.metrics, source=trained)
 
 
 class _Run:
@@ -103,7 +117,7 @@ class _Run:
         torch.set_num_threads(request.threads)
         torch.manual_seed(request.seed)
         self._request, self._options, self._samples = request, options, samples
-        self._began = time.monotonic()
+        self.began = time.monotonic()
         self.device = request.device if torch.cuda.is_available() else "cpu"
         names = dict(enumerate(request.labels))
         self.model = AutoModelForObjectDetection.from_pretrained(
@@ -121,22 +135,22 @@ class _Run:
         groups = [{"params": slow, "lr": options.rate / 10}, {"params": fast, "lr": options.rate}]
         self._rates = [options.rate / 10, options.rate]
         self.optimiser = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
-        self.step, self._before_s = self._resumed()
+        self.step, self._before_s, self._loss = self._resumed()
 
     def learn(self, report: Report) -> tuple[int, float, float]:
         """Steps, the last loss, seconds. Raises Stopped after writing a checkpoint."""
-        end_s = self._request.budget_s * (1 - RESERVE)
+        end_s = self._end_s()
         rng = np.random.default_rng(self._request.seed + self.step)
         message = f"{len(self._samples)} pictures at {'x'.join(map(str, self.spec.size_wh or ()))} on {self.device}"
         message = f"going on from step {self.step}" if self.step else message
         report(Progress(step=self.step, seconds=self._before_s, message=message))
-        loss, saved = float("nan"), time.monotonic()
+        saved = time.monotonic()
         self.model.train()
         try:
             while (progress := self._progress(end_s)) < 1:
-                loss = self._one(rng, progress)
+                self._loss = self._one(rng, progress)
                 self.step += 1
-                report(Progress(step=self.step, steps=self._options.max_steps, seconds=self._seconds(), loss=loss))
+                report(Progress(self.step, self._options.max_steps, self._seconds(), self._loss))
                 if time.monotonic() - saved > CHECKPOINT_EVERY_S:
                     self._keep()
                     saved = time.monotonic()
@@ -147,9 +161,23 @@ class _Run:
             raise TrainerFailed(
                 f"{self._request.budget_s:g} s were not enough for a single step.", hint="Give it minutes, or a GPU."
             )
-        if not np.isfinite(loss):
+        if not np.isfinite(self._loss):
             raise TrainerFailed("The loss is no number any more.", hint="Lower the option rate.")
-        return self.step, loss, self._seconds()
+        self._keep()  # a run that is stopped while it is exported goes on from here
+        return self.step, self._loss, self._seconds()
+
+    def _end_s(self) -> float:
+        """When training ends, so that the rest is done in the budget too."""
+        budget_s = self._request.budget_s
+        if not self._options.export:
+            return budget_s * (1 - RESERVE)
+        return budget_s - max(budget_s * RESERVE, min(RESERVE_S, budget_s * MOST_RESERVED))
+
+    def released(self) -> Any:
+        """The model alone, without what only training needs, which is most of the memory."""
+        self.optimiser.state.clear()
+        self.model.zero_grad(set_to_none=True)
+        return self.model
 
     def save(self, folder: Path) -> None:
         """As `save_pretrained` writes it."""
@@ -192,7 +220,7 @@ class _Run:
         }
 
     def _seconds(self) -> float:
-        return self._before_s + time.monotonic() - self._began
+        return self._before_s + time.monotonic() - self.began
 
     def _progress(self, end_s: float) -> float:
         if self._options.max_steps is not None:
@@ -207,21 +235,22 @@ class _Run:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "seconds": self._seconds(),
+            "loss": self._loss,
             "fingerprint": self._request.fingerprint(),
         }
         replace_file(self._request.checkpoint, lambda path: torch.save(state, path))
 
-    def _resumed(self) -> tuple[int, float]:
+    def _resumed(self) -> tuple[int, float, float]:
         import torch
 
         if not self._request.checkpoint.is_file():
-            return 0, 0.0
+            return 0, 0.0, math.nan
         state = torch.load(self._request.checkpoint, weights_only=True, map_location=self.device)
         if state["fingerprint"] != self._request.fingerprint():
-            return 0, 0.0
+            return 0, 0.0, math.nan
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        return int(state["step"]), float(state["seconds"])
+        return int(state["step"]), float(state["seconds"]), float(state.get("loss", math.nan))
 
 
 def spec_of(processor: Mapping[str, Any]) -> InputSpec:
@@ -248,99 +277,13 @@ def spec_of(processor: Mapping[str, Any]) -> InputSpec:
 def _card(request: TrainRequest) -> ModelCard:
     base = request.base_card
     assert base is not None
-    return ModelCard(
+    return ModelCard(  # the thresholds are those of the model that it was
         name=base.name,
         engine="transformers",
         family=base.family,
         labels=request.labels,
+        score_threshold=base.score_threshold,
+        max_detections=base.max_detections,
         description="Trained by labelloop.",
         licence=base.licence,
     )
-
-
-# --- as one ONNX file, if that says the same ----------------------------------------------------------
-
-
-def _exported(
-    run: _Run, request: TrainRequest, packed: Path, card: ModelCard, metrics: dict[str, float], report: Report
-) -> Trained:
-    """The ONNX file, if it finds the same boxes on pictures that people drew on; else the folder, and why."""
-    path = request.out / EXPORTED
-    told = msgspec.structs.replace(card, engine="detect", family="detr-raw", input=run.spec)
-    try:
-        replace_file(path, lambda target: _write_onnx(run, target))
-        share = _same_boxes(packed, card, path, told, request)
-    except (LabelloopError, RuntimeError, ValueError, TypeError, ImportError) as error:
-        report(Progress(step=run.step, message=f"no ONNX file: {error}"))
-        return Trained(packed, card, metrics)
-    metrics = metrics | {"export_same_boxes": share}
-    if share < SAME_SHARE:
-        message = (
-            f"no ONNX file: it finds {share:.1%} of the boxes where transformers does, {SAME_SHARE:.0%} are needed"
-        )
-        report(Progress(step=run.step, message=message))
-        return Trained(packed, card, metrics)
-    return Trained(path, told, metrics)
-
-
-def _write_onnx(run: _Run, target: Path) -> None:
-    import warnings
-
-    import torch
-
-    model = run.model.eval()
-
-    class Outputs(torch.nn.Module):
-        """Nothing but what the decoder reads."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, pixel_values: Any) -> tuple[Any, Any]:
-            found = self.model(pixel_values=pixel_values)
-            return found.logits, found.pred_boxes
-
-    width, height = run.spec.size_wh or (640, 640)
-    with warnings.catch_warnings():  # of tracing: shapes are fixed on purpose
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Outputs(),
-            (torch.zeros(1, 3, height, width),),
-            str(target),
-            input_names=["pixel_values"],
-            output_names=["logits", "pred_boxes"],
-            opset_version=17,
-            dynamo=False,
-        )
-
-
-def _same_boxes(packed: Path, card: ModelCard, path: Path, told: ModelCard, request: TrainRequest) -> float:
-    """The share of boxes that people would see which the exported file has too, with the same label, IoU 0.98 and a
-    score within 0.02, and the other way round. Both are fed the same pixels."""
-    from labelloop.engines.detect import DetectEngine
-    from labelloop.engines.huggingface import TransformersEngine
-    from labelloop.learning.trainers.views import MAX_PIXELS, read_samples
-    from labelloop.media.image import decode
-
-    engines: list[Engine] = [
-        TransformersEngine(packed, card, EngineOptions(device="cpu")),
-        DetectEngine(path, told, EngineOptions(device="cpu")),
-    ]
-    same = seen = 0
-    for sample in read_samples(request.data, "train", request.labels)[:WITNESSES]:
-        picture = decode(sample.path.read_bytes(), max_pixels=MAX_PIXELS)
-        sides = [
-            [region for region in engine.predict([engine.prepare(picture)])[0] if (region.score or 0.0) >= DRAWN]
-            for engine in engines
-        ]
-        for mine, others in (sides, sides[::-1]):
-            same += sum(any(_is_same(region, other) for other in others) for region in mine)
-            seen += len(mine)
-    return same / seen if seen else 0.0
-
-
-def _is_same(one: Region, other: Region) -> bool:
-    boxes = [np.array([region.shape.xyxy]) for region in (one, other) if isinstance(region.shape, Box)]
-    close = abs((one.score or 0.0) - (other.score or 0.0)) <= SAME_SCORE
-    return one.label == other.label and close and len(boxes) == 2 and float(iou(*boxes)[0, 0]) >= SAME_IOU

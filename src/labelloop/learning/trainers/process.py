@@ -84,14 +84,40 @@ def run(
     `on_event` and `should_stop` are called in this thread, the latter some five times a second. A run that ended early,
     whatever ended it, goes on from its last checkpoint when it is started again with the same `request.out`.
 
-    Raises Stopped after `should_stop`, TrainerRefused, and TrainerFailed with the last lines of its log.
+    A trainer that fails after it had reported a finished model (`Progress.finished`) gives that, and the reason goes to
+    `on_event`. Raises Stopped after `should_stop`, TrainerRefused, and TrainerFailed with the last lines of its log.
     """
     job = Job(name, plugins.entry_point("labelloop.trainers", name).value, limits.nice, request)
-    request.out.mkdir(parents=True, exist_ok=True)
-    log = request.out / LOG
-    with _child(job, log, python or Path(sys.executable)) as (process, pipe):
+    heard = _Heard(on_event)
+    try:
+        return _checked(_trained(job, heard, should_stop, limits, python or Path(sys.executable)), job)
+    except TrainerFailed as error:
+        if heard.last is None or heard.last.finished is None:
+            raise
+        why = f"what was finished before counts: {error.message.splitlines()[0]}"
+        on_event(Progress(step=heard.last.step, seconds=heard.last.seconds, message=why))
+        return _checked(heard.last.finished, job)
+
+
+class _Heard:
+    """Passes progress on, and keeps the last that brought a finished model."""
+
+    def __init__(self, on_event: Callable[[Progress], object]) -> None:
+        self._on_event = on_event
+        self.last: Progress | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.finished is not None:
+            self.last = progress
+        self._on_event(progress)
+
+
+def _trained(job: Job, hear: _Heard, should_stop: Callable[[], bool], limits: Limits, python: Path) -> Trained:
+    job.request.out.mkdir(parents=True, exist_ok=True)
+    log = job.request.out / LOG
+    with _child(job, log, python) as (process, pipe):
         try:
-            outcome = _follow(process, pipe, job, limits, on_event, should_stop)
+            outcome = _follow(process, pipe, job, limits, hear, should_stop)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(limits.stop_grace_s)  # first on its own: a SIGTERM at the exit would hide its status
         except BaseException:
@@ -99,7 +125,7 @@ def run(
             raise
         stop(process, grace_s=limits.stop_grace_s)
     if isinstance(outcome, Trained):
-        return _checked(outcome, job)
+        return outcome
     raise _error(outcome, process.returncode, job, log)
 
 
@@ -221,11 +247,12 @@ def resident_bytes(group: int) -> int:
 
 
 def _checked(trained: Trained, job: Job) -> Trained:
-    if not trained.model.is_file():
-        raise TrainerFailed(
-            f"The trainer {job.name} says that it left {trained.model}, and there is no such file.",
-            hint="Trained.model is the path of one finished file.",
-        )
+    for one in (trained, trained.source):
+        if one is not None and not one.model.is_file():
+            raise TrainerFailed(
+                f"The trainer {job.name} says that it left {one.model}, and there is no such file.",
+                hint="Trained.model is the path of one finished file.",
+            )
     return trained
 
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from typing import Any
 
 KEPT: list[Any] = []
 """Operators that were made known to torch: they are forgotten with the object that did it."""
+
+LOADED: dict[tuple[str, str, str], tuple[Any, Any, Any]] = {}
+LOADING = threading.Lock()
 
 
 def read_config(path: Any) -> Any:
@@ -97,6 +101,20 @@ def harmless() -> list[Any]:
     return [HistoryBuffer, numpy.ndarray, numpy.dtype, (method, "builtins.getattr"), *found, *kinds]
 
 
+def load_model(
+    config_file: str, checkpoint_file: str, device: str = "cpu", trust: bool = False
+) -> tuple[Any, Any, Any]:
+    """The network, its config and the checkpoint's meta data: one for all projects of this process. Raises what
+    `read_config`, `load_checkpoint` and `build` raise."""
+    key = (config_file, checkpoint_file, device)
+    with LOADING:
+        if key not in LOADED:
+            config = read_config(config_file)
+            weights, meta = load_checkpoint(checkpoint_file, trust)
+            LOADED[key] = build(config, weights, device), config, meta
+        return LOADED[key]
+
+
 def classes_of(meta: Any, config: Any) -> list[str]:
     """Class names: as the checkpoint says, else as the config's data set is called."""
     said = meta.get("dataset_meta") or {}
@@ -152,11 +170,17 @@ def outlines_of(mask: Any) -> list[list[list[int]]]:
 
 
 def device_of(text: Any) -> str:
-    """The device that `cpu`, `cuda`, `cuda:1`, `gpu:0` or `auto` mean here."""
+    """The device that `cpu`, `cuda`, `cuda:1`, `gpu:0` or `auto` mean here. For `openvino` and `openvino:gpu`, which
+    labelloop's other engines know and torch does not, it is the CPU."""
+    device = str(text)
+    if device.partition(":")[0] == "openvino":
+        print(f"the device {device} is not for OpenMMLab's models: the CPU is used", flush=True)
+        return "cpu"
+    if device != "auto":
+        return device.replace("gpu", "cuda")
     import torch
 
-    text = str(text).replace("gpu", "cuda")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if text == "auto" else text
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def forget_initial_weights(part: Any) -> None:

@@ -8,6 +8,7 @@ behind the step that it is at, with a checkpoint from which the same request goe
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -100,7 +101,7 @@ class Training:
         from mmengine.registry import MODELS
         from mmengine.runner import Runner
 
-        model = MODELS.build(self.config.model)
+        model = MODELS.build(without_batch_augments(self.config.model))
         model.init_weights()
         own = model.state_dict()
         same = {name: value for name, value in self.weights.items() if name in own and own[name].shape == value.shape}
@@ -198,6 +199,15 @@ def set_classes(part: Any, count: int) -> None:
             part["num_classes"] = count
         for value in part.values():
             set_classes(value, count)
+
+
+def without_batch_augments(model: Any) -> Any:
+    """The network's config, to train on pictures of the size at which it is asked: YOLOX's draws every batch larger, up
+    to 640 pixels whatever it is tested with, which costs most of a short budget and teaches another size."""
+    model = copy.deepcopy(model)
+    if (model.get("data_preprocessor") or {}).get("batch_augments"):
+        model.data_preprocessor.batch_augments = None
+    return model
 
 
 def optimiser_for(config: Any, batch: int, rate: float | None) -> dict[str, Any]:
