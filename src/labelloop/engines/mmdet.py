@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from labelloop.core.cards import ModelCard
+from labelloop.core.decoding import from_json
 from labelloop.core.errors import ModelError
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Box, Mask, Region, Size
@@ -118,7 +119,7 @@ def read_about(path: Path | None) -> About:
         raise ModelError("The engine mmdet needs a config and a checkpoint.", hint=HOW)
     try:
         with zipfile.ZipFile(path) as archive:
-            return msgspec.json.decode(archive.read(MODEL), type=About)
+            return from_json(archive.read(MODEL), About)
     except (OSError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
         raise ModelError(f"{path} is no packed model of OpenMMLab: {error}.", hint=HOW) from error
 

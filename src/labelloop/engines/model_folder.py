@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from labelloop.core.decoding import from_json
 from labelloop.core.errors import ModelError
 
 CONFIG = "config.json"
@@ -47,7 +48,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """`config.json` of a packed model. Raises ModelError for a file that is none, or holds what it should not."""
     with _opened(path) as archive:
         try:
-            return msgspec.json.decode(archive.read(CONFIG), type=dict[str, Any])
+            return from_json(archive.read(CONFIG), dict[str, Any])
         except (KeyError, msgspec.MsgspecError) as error:
             raise ModelError(f"{path.name} holds no model of transformers: {error}.") from error
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.core.cards import ModelCard
+from labelloop.core.decoding import from_json
 from labelloop.core.errors import ModelError, ModelFailed, ModelUnrecognised
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Region, Size
@@ -93,7 +94,7 @@ class RemoteModel:
         if answer.status_code != 200:
             raise ModelError(f"{url} answers {answer.status_code}: {_reason(answer)}", hint=hint)
         try:
-            return msgspec.json.decode(answer.content, type=dict[str, Any])
+            return from_json(answer.content, dict[str, Any])
         except msgspec.MsgspecError as error:
             raise ModelError(f"{url} answers no JSON object: {error}.", hint=hint) from error
 

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from labelloop.core.decoding import from_json
 from labelloop.core.errors import ModelError
 
 FORMAT = 1
@@ -88,7 +89,7 @@ def read(path: Path) -> TextModel:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED:
                 raise ValueError("it would need more than 2 GB of memory")
         with np.load(path, allow_pickle=False) as arrays:
-            about = msgspec.json.decode(arrays["about"].tobytes(), type=_About)
+            about = from_json(arrays["about"].tobytes(), _About)
             parts = {name: np.asarray(arrays[name], np.float32) for name in ("idf", "weights", "intercepts")}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
         raise ModelError(

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from labelloop.core.decoding import from_json
 from labelloop.core.settings import Settings
 from labelloop.http.edge import read_json, reply
 from labelloop.http.feed import Feed, job_row, line_row
@@ -80,7 +81,7 @@ class JobsApi:
         """201 with the new job; 200 with the one that does the same work already."""
         body = await read_json(request, limit=MAX_BODY)
         try:
-            wish = msgspec.json.decode(body, type=Prelabel)
+            wish = from_json(body, Prelabel)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             hint = 'Send for instance {"project": 7, "model": "cars", "only_missing": true}.'
             raise BadRequest(f"This job cannot be read: {error}.", hint=hint) from error

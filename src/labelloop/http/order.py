@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from labelloop.core.decoding import from_json
 from labelloop.core.errors import Overloaded, SettingsError, ShuttingDown
 from labelloop.core.settings import Settings
 from labelloop.http.edge import read_json, reply
@@ -74,7 +75,7 @@ class OrderApi:
         """`POST {}` or for instance `POST {"strategy": "entropy", "first": 200}`; answers when the order stands."""
         number = project_in(request)
         try:
-            asked = msgspec.json.decode(await read_json(request), type=Asked)
+            asked = from_json(await read_json(request), Asked)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             hint = 'Send for instance {"strategy": "margin", "first": 200}, or {}.'
             raise BadRequest(f"This order cannot be read: {error}.", hint=hint) from error

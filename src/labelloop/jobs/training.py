@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
+from labelloop.core.decoding import convert
 from labelloop.core.errors import JobError, LabelloopError
 from labelloop.store.jobs import Job, Jobs, Work
 from labelloop.store.lineage import Lineages
@@ -165,7 +166,7 @@ def loop_options(known: LoopOptions | None, changes: Mapping[str, Any]) -> LoopO
     """`known`, or the defaults, with `changes`. Raises JobError that says which one cannot be."""
     values = msgspec.to_builtins(known or LoopOptions()) | dict(changes)
     try:
-        return msgspec.convert(values, LoopOptions)
+        return convert(values, LoopOptions)
     except (msgspec.ValidationError, ValueError) as error:
         raise JobError(f"The loop cannot run like that: {error}.", hint="See: labelloop loop --help") from error
 

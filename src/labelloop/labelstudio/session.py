@@ -14,6 +14,7 @@ import httpx
 import msgspec
 import tenacity
 
+from labelloop.core.decoding import from_json
 from labelloop.core.errors import LabelStudioAuthError, LabelStudioError, LabelStudioRejected, LabelStudioUnreachable
 from labelloop.core.tls import trusted
 from labelloop.labelstudio.tokens import Credentials
@@ -143,7 +144,7 @@ class Session:
         if kind is type(None):
             return None
         try:
-            return msgspec.json.decode(response.content, type=kind)
+            return from_json(response.content, kind)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise LabelStudioRejected(
                 f"{response.url.copy_with(query=None)} answered something that is not Label Studio's API: {error}.",

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from labelloop.core.decoding import convert, from_json
 from labelloop.core.errors import LabelloopError
 from labelloop.core.outlines import outline_area
 from labelloop.core.regions import (
@@ -88,7 +89,7 @@ def decode_setup(body: bytes) -> SetupRequest:
 def decode_object(body: bytes) -> dict[str, Any]:
     """Decode a body that must be a JSON object. Raises BadRequest."""
     with _readable():
-        return msgspec.json.decode(body or b"{}", type=dict[str, Any])
+        return from_json(body or b"{}", dict[str, Any])
 
 
 def decode_event(body: bytes) -> Event:
@@ -115,7 +116,7 @@ def decode_event(body: bytes) -> Event:
 def moment_of(value: Any) -> datetime | None:
     """A moment as Label Studio writes it, "2026-11-20T12:03:29.289364Z", in UTC where it names no zone; else None."""
     try:
-        found = msgspec.convert(value, datetime)
+        found = convert(value, datetime)
     except msgspec.ValidationError:
         return None
     return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)

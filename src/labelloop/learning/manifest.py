@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from labelloop.core.decoding import convert
 from labelloop.core.outlines import bounding_box
 from labelloop.core.regions import Box, MediaKey, Polygon, Size
 from labelloop.core.settings import Settings
@@ -198,7 +199,7 @@ def decode(content: bytes) -> Manifest:
     """Read what `encode` wrote. Raises DatasetError: no manifest, or one that was changed since."""
     try:
         found = msgspec.json.decode(content)
-        manifest = msgspec.convert(found, Manifest)
+        manifest = convert(found, Manifest)
         digest = found["digest"]
     except (msgspec.MsgspecError, KeyError, TypeError) as error:
         raise DatasetError(f"This is no manifest of labelloop: {error}.", hint="Export the data set again.") from error

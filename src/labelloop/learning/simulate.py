@@ -14,10 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
 from labelloop.core.cards import ModelCard
+from labelloop.core.decoding import from_json
 from labelloop.core.errors import SimulationError
 from labelloop.learning.annotator import Actions, correct
 from labelloop.learning.measures import Measures
@@ -262,7 +262,7 @@ class Simulation:
 
     def _read(self, name: str, seed: int, size: int) -> Step | None:
         path = self._path(name, seed, size)
-        return msgspec.json.decode(path.read_bytes(), type=Step) if path.is_file() else None
+        return from_json(path.read_bytes(), Step) if path.is_file() else None
 
     def _write(self, step: Step) -> None:
         path = self._path(step.row.strategy, step.row.seed, step.row.pictures)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from labelloop.core.decoding import from_json
 from labelloop.core.errors import SimulationError
 from labelloop.learning.acquisition import Acquisition
 from labelloop.learning.annotator import Actions, Times
@@ -122,7 +123,7 @@ def begin(folder: Path, plan: Plan) -> None:
     path = folder / PLAN
     if path.is_file():
         try:
-            earlier = msgspec.json.decode(path.read_bytes(), type=Plan)
+            earlier = from_json(path.read_bytes(), Plan)
         except msgspec.MsgspecError as error:
             raise SimulationError(f"{path} cannot be read: {error}.", hint="Give another folder with -o.") from error
         why = plan.contradiction(earlier)

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import msgspec
 
+from labelloop.core.decoding import from_json
 from labelloop.core.errors import RuntimeSetupError
 from labelloop.runtimes import venvs
 from labelloop.runtimes.processes import child, inherited_environment, tail, take_port
@@ -81,7 +82,7 @@ def start(
             data_dir = Path(scratch) / "data"
         if not (data_dir / _CREDENTIALS).exists():
             _copy(template, data_dir)
-        credentials = msgspec.json.decode((data_dir / _CREDENTIALS).read_bytes(), type=Credentials)
+        credentials = from_json((data_dir / _CREDENTIALS).read_bytes(), Credentials)
         yield stack.enter_context(_serve(runtime, data_dir, credentials, port=port, progress=tell))
 
 

@@ -14,6 +14,7 @@ import structlog
 
 from labelloop.core import plugins
 from labelloop.core.cards import ModelCard
+from labelloop.core.decoding import convert
 from labelloop.core.errors import LabelloopError, ModelError, ModelUnrecognised
 from labelloop.core.settings import Settings
 from labelloop.engines.base import Desk, Engine, EngineFactory, EngineOptions, cpu_threads
@@ -164,7 +165,7 @@ def read_card(path: Path, *, name: str) -> ModelCard:
         return ModelCard(name=name)
     try:
         fields = msgspec.yaml.decode(path.read_bytes())
-        return msgspec.convert({"name": name} | (fields or {}), ModelCard)
+        return convert({"name": name} | (fields or {}), ModelCard)
     except (msgspec.MsgspecError, OSError, TypeError) as error:
         raise ModelError(f"The model card {path} cannot be used: {error}.", hint="See docs/engines.md.") from error
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
+from labelloop.core.decoding import from_json
 from labelloop.core.errors import JobLost
 from labelloop.store import schema
 
@@ -280,8 +281,8 @@ class _OfTask(msgspec.Struct):
 
 
 def _items(packed: bytes | None) -> tuple[Item, ...]:
-    bodies = msgspec.json.decode(zlib.decompress(packed), type=list[msgspec.Raw]) if packed else []
-    return tuple(Item(msgspec.json.decode(body, type=_OfTask).task, body) for body in bodies)
+    bodies = from_json(zlib.decompress(packed), list[msgspec.Raw]) if packed else []
+    return tuple(Item(from_json(body, _OfTask).task, body) for body in bodies)
 
 
 def _page(row: Mapping[Any, Any]) -> Page:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import msgspec
 import sqlalchemy as sa
+
+from labelloop.core.decoding import convert
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ def now() -> datetime:
 
 def as_struct(row: Mapping[Any, Any], kind: type[T]) -> T:
     """A row as a msgspec struct; SQLAlchemy's column names are a subclass of str that msgspec does not take."""
-    return msgspec.convert({str(name): value for name, value in row.items()}, kind, strict=False)
+    return convert({str(name): value for name, value in row.items()}, kind, strict=False)
 
 
 def as_id(value: int | None) -> int | None:

@@ -17,6 +17,7 @@ import msgspec
 
 from labelloop.core import plugins
 from labelloop.core.cards import ModelCard
+from labelloop.core.decoding import convert, from_json
 from labelloop.core.errors import LabelloopError
 
 T = TypeVar("T")
@@ -146,7 +147,7 @@ def read_options(options: Mapping[str, Any], kind: type[T], *, trainer: str) -> 
             hint=f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(fields) or 'none'}.",
         )
     try:
-        return msgspec.convert(dict(options), kind)
+        return convert(dict(options), kind)
     except msgspec.ValidationError as error:
         raise TrainerError(
             f"An option of the trainer {trainer} cannot be used: {error}.", hint="See docs/learning.md."
@@ -178,7 +179,7 @@ def encode(value: Any) -> bytes:
 
 def decode(data: bytes, kind: type[T]) -> T:
     """The value that `encode` wrote. Raises msgspec.MsgspecError."""
-    return msgspec.json.decode(data, type=kind, dec_hook=_from_text)
+    return from_json(data, kind, dec_hook=_from_text)
 
 
 def _to_text(value: Any) -> Any:

@@ -19,6 +19,7 @@ import msgspec
 
 from labelloop.core import plugins
 from labelloop.core.cards import ModelCard
+from labelloop.core.decoding import from_json
 from labelloop.engines.base import EngineFactory
 from labelloop.engines.detect.recognise import metadata_names
 from labelloop.engines.onnx import read_signature
@@ -159,7 +160,7 @@ def progress_in(line: bytes) -> Progress | None:
     if not line.lstrip().startswith(b"{"):
         return None
     try:
-        return Progress(**msgspec.structs.asdict(msgspec.json.decode(line, type=Line)))
+        return Progress(**msgspec.structs.asdict(from_json(line, Line)))
     except msgspec.MsgspecError:  # a dictionary of its own
         return None
 
