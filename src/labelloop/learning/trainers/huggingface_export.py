@@ -10,7 +10,7 @@ things are asked of it, on held-out pictures where there are any:
   with Pillow, `detect` as in training, so single boxes move by a pixel; their AP should not.
 
 The tracer is the older one of torch (`dynamo=False`). The newer one wants onnxscript and transformers' checks switched
-off, took five to seven times as long (torch 2.13), and fixed the batch.
+off, and took five to seven times as long (torch 2.13).
 """
 
 from __future__ import annotations
