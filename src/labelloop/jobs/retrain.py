@@ -63,6 +63,7 @@ LOOK_S = 0.5
 
 TRAINERS: Mapping[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
     ("boxes", "pictures"): (("head", "full", "transformers", "openmmlab"), ("scratch",)),
+    ("masks", "pictures"): (("openmmlab",), ()),
     ("choices", "pictures"): (("classify",), ("classify",)),
     ("choices", "texts"): (("text",), ("text",)),
 }
@@ -139,7 +140,7 @@ class Retrain:
             asked = msgspec.structs.replace(asked, annotators=self._run.options.annotators)
         manifest = pull(self._parts.client, self._project(), asked, ask=self._parts.patience)
         if not any(item.drawn or item.said for item in manifest.on("train")):
-            done = "made a choice about" if manifest.learns == "choices" else "drawn a box on"
+            done = {"choices": "made a choice about", "masks": "painted on"}.get(manifest.learns, "drawn a box on")
             return self._decline(
                 f"There is nothing to learn from: nobody has {done} a {manifest.reads[:-1]} to train on."
             )
@@ -220,6 +221,11 @@ class Retrain:
                 hint=f"For this project: {', '.join(dict.fromkeys((*from_base, *from_nothing)))}.",
             )
         names = (wanted,) if wanted != "auto" else (*(from_base if base else ()), *from_nothing)
+        if not names:
+            raise TrainerRefused(
+                "A first model of labelloop's own draws boxes, and in this label config there is only a brush.",
+                hint="Add <RectangleLabels> or <PolygonLabels>, or a model that makes masks: see docs/hosted.md.",
+            )
         starts = [(name, base) for name in dict.fromkeys(names)]
         if base is not None:
             starts += [(name, None) for name in names if name in from_nothing]
