@@ -22,11 +22,11 @@ def shaped(shape: Shape, label: str = "car", **more: object) -> Region:
     return Region(shape, label, id="a", **more)
 
 
-def track(*keys: tuple[int, float], label: str = "car") -> Region:
+def track(*keys: tuple[int, float], label: str = "car", frames: int = 60, ends: bool = True) -> Region:
     """A box of 20 x 20 percent that is at `x` on `frame`, and gone after the last of these."""
     sequence = [{"frame": frame, "x": x, "y": 0, "width": 20, "height": 20, "enabled": True} for frame, x in keys]
-    sequence[-1]["enabled"] = False
-    value = {"sequence": sequence, "framesCount": 60, "labels": [label]}
+    sequence[-1]["enabled"] = not ends
+    value = {"sequence": sequence, "framesCount": frames, "labels": [label]}
     return Region(Raw({"id": "t", "type": "videorectangle", "value": value}))
 
 
@@ -82,6 +82,7 @@ def track(*keys: tuple[int, float], label: str = "car") -> Region:
         pytest.param([track((1, 10), (11, 50))], [track((1, 10), (6, 30), (11, 50))], [Fate("accepted", "car", 1.0)], id="track: a key frame that says the same"),
         pytest.param([track((1, 10), (2, 10))], [track((1, 10), (2, 20))], [Fate("changed", "car", 0.6)], id="track: moved on one of two frames"),
         pytest.param([track((1, 10), (2, 10))], [track((1, 10))], [Fate("changed", "car", 0.5)], id="track: ended sooner"),
+        pytest.param([track((1, 10), ends=False)], [track((1, 10), ends=False, frames=61)], [Fate("accepted", "car", 1.0)], id="track: a browser counts another frame"),
         pytest.param([track((1, 10))], [track((1, 10), label="bus")], [Fate("changed", "car", 1.0, True)], id="track: another class"),
         pytest.param([shaped(Interval(1, 10))], [shaped(Interval(1, 10))], [Fate("accepted", "car", 1.0)], id="stretch"),
         pytest.param([shaped(Interval(1, 10))], [shaped(Interval(6, 20))], [Fate("changed", "car", 0.25)], id="stretch: moved"),

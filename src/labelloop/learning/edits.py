@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from labelloop.core.outlines import rings_of
-from labelloop.core.regions import Box, Interval, Raw, Region, Shape, Track
+from labelloop.core.regions import Interval, Raw, Region, Shape, Track
 from labelloop.labelstudio.video import PERCENT, ExportError, decode_track, video_results
 from labelloop.learning.matching import overlaps
 from labelloop.video.lifespans import boxes_by_frame, track_iou
@@ -52,7 +52,7 @@ def same_shape(ours: Shape, theirs: Shape) -> bool:
     if isinstance(ours, Raw) and isinstance(theirs, Raw):
         return bool(ours.result.get("value") == theirs.result.get("value"))
     if isinstance(ours, Track) and isinstance(theirs, Track):
-        return _same_track(boxes_by_frame(ours), boxes_by_frame(theirs))
+        return _same_track(ours, theirs)
     if isinstance(ours, Interval):
         return ours == theirs
     if type(ours) is not type(theirs):
@@ -66,12 +66,17 @@ def same_shape(ours: Shape, theirs: Shape) -> bool:
     )
 
 
-def _same_track(ours: Mapping[int, Box], theirs: Mapping[int, Box]) -> bool:
-    """On the same frames, in the same places: key frames that only say the same again are no change."""
-    return ours.keys() == theirs.keys() and all(
+def _same_track(ours: Track, theirs: Track) -> bool:
+    """On the same frames, in the same places: key frames that only say the same again are no change. Nor is a film's
+    end: a browser counts frames by its sound too, and what is there at the end then stays a frame longer."""
+    last = min(ours.frames_count, theirs.frames_count)
+    first, second = (
+        {frame: box for frame, box in boxes_by_frame(track).items() if frame <= last} for track in (ours, theirs)
+    )
+    return first.keys() == second.keys() and all(
         abs(a - b) <= MOVED_PERCENT
-        for frame, box in ours.items()
-        for a, b in zip((*box.xyxy, box.angle_deg), (*theirs[frame].xyxy, theirs[frame].angle_deg), strict=True)
+        for frame, box in first.items()
+        for a, b in zip((*box.xyxy, box.angle_deg), (*second[frame].xyxy, second[frame].angle_deg), strict=True)
     )
 
 
