@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from labelloop.core.settings import read_settings
-from labelloop.serving.models import open_registry
+from labelloop.serving.models import open_store
 from learning import stub_trainers
 from reference.running_server import CONFIG, jpeg
 from reference.terminal import Terminal
@@ -68,13 +68,15 @@ def test_a_loop_is_switched_looked_at_and_told_how_to_decide(terminal: Terminal,
         refused = terminal.run("loop", "parts", *words)
         assert refused.returncode in (1, 2)
         assert says in refused.stderr
-    off = terminal.run("loop", "parts", "off")
+    terminal.studio.stop()
+    off = terminal.run("loop", str(parts), "off")
     assert f"is off. Off. Switch it on: labelloop loop {parts} on" in off.stdout
     assert "Nobody is here" not in off.stdout
 
 
 def test_a_training_waits_for_a_word_goes_live_and_back(terminal: Terminal, parts: int, tmp_path: Path) -> None:
-    registry = open_registry(read_settings(home=terminal.home))
+    store = open_store(read_settings(home=terminal.home))
+    registry = store.registry
     registry.bind(parts, "cars@1")
     told = {"do": "finish", "steps": 3, "model": str(better(tmp_path))}
     options = [word for name, value in told.items() for word in ("--with", f"{name}={value}")]
@@ -88,6 +90,10 @@ def test_a_training_waits_for_a_word_goes_live_and_back(terminal: Terminal, part
     assert re.search(r"Car +8 +1\.000 +0\.000 +1\.000 +1\.000 +1\.000", done.stdout), "each class, with its count"
     assert "waiting for a person to promote it" in done.stdout
     assert registry.catalogue().of_project(parts).id == "cars@1"  # type: ignore[union-attr]
+
+    (job,) = store.jobs.newest()
+    assert "retrain" in terminal.run("jobs", "list").stdout
+    assert "waiting for a person" in terminal.run("jobs", "show", job.id).stdout
 
     promoted = terminal.run("loop", "parts", "promote")
     assert promoted.returncode == 0, promoted.stderr

@@ -96,7 +96,7 @@ def loop(
     switches = wanted in (Wanted.on, Wanted.off)
     if not switches and any(value is not None for value in changes.values()):
         raise JobError("Nothing was changed.", hint=f"Options go with on or off: labelloop loop {project} on …")
-    store, training, number, address = _open(project, url, token)
+    store, training, number, address = _open(project, url, token, away=wanted in (Wanted.off, Wanted.status))
     if switches:
         known = training.loops.find(number)
         options = changed(known.options if known else None, changes)
@@ -159,22 +159,30 @@ def train(
     follow(training, job.id, out, lambda started: ensure_worker(settings, store, started))
 
 
-def _open(project: str, url: str | None, token: str | None) -> tuple[Store, Training, int, str]:
+def _open(project: str, url: str | None, token: str | None, *, away: bool = False) -> tuple[Store, Training, int, str]:
+    """The rows, the project's id, and the address of its Label Studio. With `away` a project whose id is known to have
+    a loop is not asked about: Label Studio may be down."""
     from labelloop.cli.connect import label_studio
     from labelloop.core.settings import read_settings
     from labelloop.jobs.submit import known_project
     from labelloop.jobs.training import Training
     from labelloop.labelstudio.client import Client
     from labelloop.serving.models import open_store
+    from labelloop.store.registry import parse_number
 
     settings = read_settings(label_studio_url=url, label_studio_token=token)
     store = open_store(settings)
+    training = Training.over(store.engine, store.registry, store.jobs)
+    number = parse_number(project)
+    known = training.loops.find(number) if away and number is not None and url is None else None
+    if known is not None:
+        return store, training, known.project_id, known.label_studio
     address, key = label_studio(settings, store.registry)
     with Client(address, key) as client:
         found = known_project(client, store.registry, project)
         address = client.base_url
     store.registry.save_connection(address, key)  # whoever runs the training needs it
-    return store, Training.over(store.engine, store.registry, store.jobs), found.id, address
+    return store, training, found.id, address
 
 
 def pairs(words: list[str]) -> dict[str, Any]:
