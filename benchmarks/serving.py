@@ -1,6 +1,6 @@
 """How fast `/predict` is, against the ceiling measured in the same run. See README.md beside this file.
 
-python benchmarks/serving.py empty
+python benchmarks/serving.py empty [--peer PYTHON]
 python benchmarks/serving.py detector --model yolox_nano_416.onnx --images FOLDER
 """
 
@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,22 +77,40 @@ def labelloop(model: str, **environment: str) -> Iterator[tuple[str, subprocess.
             yield url, running
 
 
-def empty(_arguments: argparse.Namespace) -> None:
+@contextmanager
+def official_sdk(python: Path) -> Iterator[str]:
+    """The official SDK with a model that does nothing, as it is run in production: gunicorn, one worker, 8 threads."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [str(python), "-m", "gunicorn", "--workers", "1", "--threads", "8", "--bind", url.split("//")[1]]
+    with process(*command, "--chdir", str(HERE), "--log-level", "error", "sdk_peer:app", url=f"{url}/health"):
+        setup = {"project": "1.1", "schema": CONFIG, "hostname": "http://127.0.0.1:9", "access_token": "none"}
+        urllib3.request("POST", f"{url}/setup", json=setup, retries=False)  # as Label Studio does first
+        yield url
+
+
+def empty(arguments: argparse.Namespace) -> None:
     """Requests per second with a model that does nothing: what the path costs. Needs wrk."""
     if not shutil.which("wrk"):
         raise SystemExit("wrk is missing; install the distribution's package")
     task = {"id": 1, "data": {"image": "/data/upload/1/a.jpg"}, "annotations": [], "predictions": []}
     body = json.dumps({"tasks": [task], "project": "1.1", "label_config": CONFIG, "params": {"context": None}})
     script = f"wrk.method='POST'\nwrk.headers['Content-Type']='application/json'\nwrk.body=[[{body}]]\n"
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file, labelloop("empty") as (url, _):
+    with ExitStack() as stack:
+        file = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".lua"))
         file.write(script)
         file.flush()
+        urls = {"labelloop": stack.enter_context(labelloop("empty"))[0]}
+        if arguments.peer:
+            urls["official SDK"] = stack.enter_context(official_sdk(arguments.peer))
         for callers in (1, 16):
-            command = ["wrk", "-t1", f"-c{callers}", "-d5s", "--latency", "-s", file.name, f"{url}/predict"]
-            runs = [wrk_figures(subprocess.check_output(command, text=True)) for _ in range(3)]
-            rate = statistics.median(run["rate"] for run in runs)
-            p50 = statistics.median(run["p50_ms"] for run in runs)
-            print(f"empty model, {callers:2d} callers: {rate:7.0f} requests/s, p50 {p50:.2f} ms")
+            command = ["wrk", "-t1", f"-c{callers}", "-d5s", "--latency", "-s", file.name]
+            turns = [(name, [*command, f"{url}/predict"]) for _ in range(3) for name, url in urls.items()]
+            runs = [(name, wrk_figures(subprocess.check_output(words, text=True))) for name, words in turns]
+            for name in urls:
+                rate = statistics.median(run["rate"] for who, run in runs if who == name)
+                p50 = statistics.median(run["p50_ms"] for who, run in runs if who == name)
+                print(f"empty model, {callers:2d} callers, {name:12s}: {rate:7.0f} requests/s, p50 {p50:.2f} ms")
 
 
 def wrk_figures(text: str) -> dict[str, float]:
@@ -203,7 +221,9 @@ def run_network(model: str, seconds: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
-    commands.add_parser("empty").set_defaults(run=empty)
+    sub = commands.add_parser("empty")
+    sub.add_argument("--peer", type=Path, help="an interpreter that has the official SDK: see sdk_peer.py")
+    sub.set_defaults(run=empty)
     sub = commands.add_parser("detector")
     sub.add_argument("--model", type=Path, required=True)
     sub.add_argument("--images", type=Path, required=True)
