@@ -118,7 +118,8 @@ class Opener:
         patience = Patience(self._settings.patience_s, check=held.check, tell=held.tell)
         client = self.client(job)
         try:
-            label_config = patience(lambda: client.project(job.project_id)).label_config
+            project = patience(lambda: client.project(job.project_id))
+            label_config = project.label_config
             version = self._registry.catalogue().find(job.model)
             self.warm(version)
             if version.card.task == "raw":
@@ -144,6 +145,7 @@ class Opener:
                 settle_s=self._settings.import_settle_s,
                 guest=held.guest,
                 one_by_one=films,
+                select=project.show_collab_predictions and not project.model_version,
             )
         except BaseException:
             client.close()

@@ -383,7 +383,11 @@ class Retrain:
             version = self._parts.training.registry.catalogue().find(self._run.candidate)
             options = Options(only_missing=True, filters=parse_filters(["total_annotations=0"]))
             work = Work(self._job.label_studio, self._job.project_id, version.id, self._view(version).name, options)
-            number = jobs.create(work)[0].id
+            found, _ = jobs.create(work)
+            if not found.options.covers(options):  # a person has asked for a part of it: ours begins behind that
+                self._closing.wait(LOOK_S)
+                return "refresh"
+            number = found.id
             self._note(counts={**self._run.counts, "refresh_job": number})
         job = jobs.get(str(number))
         if not job.ended:
