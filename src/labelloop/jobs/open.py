@@ -24,7 +24,7 @@ from labelloop.labelstudio.client import Client
 from labelloop.learning.memory import keep
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor, SpoolOf
-from labelloop.serving.projects import Lens, View
+from labelloop.serving.projects import Lens, View, nothing_fits
 from labelloop.serving.slots import Slots
 from labelloop.serving.stage import Priority
 from labelloop.store.films import FilmParts
@@ -126,10 +126,7 @@ class Opener:
                 job = self._as_called(job, version, label_config, held)
             view = self._view(job, version, label_config)
             if self._wants_pictures(view) and not view.label_map.fields:
-                raise LabelConfigError(
-                    f"No class of {view.version.id} maps to a label of this project.",
-                    hint='Add predicted_values="CLASS" to a <Label>, or give a labels file; see labelloop doctor.',
-                )
+                raise nothing_fits(view)
             films = any(tag.shows_films for tag in view.label_map.fields)
             return Preannotation(
                 job,

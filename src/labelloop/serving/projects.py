@@ -11,9 +11,9 @@ from typing import NamedTuple, Self
 import msgspec
 import structlog
 
-from labelloop.core.errors import LabelloopError, ModelNotFound, ModelUnassigned
+from labelloop.core.errors import LabelConfigError, LabelloopError, ModelNotFound, ModelUnassigned
 from labelloop.core.settings import Settings
-from labelloop.engines.labels import named
+from labelloop.engines.labels import NAMELESS, are_placeholders, named
 from labelloop.labelstudio.config import LabelConfig, parse_config
 from labelloop.labelstudio.labelmap import LabelMap, build_label_map, read_labels_file
 from labelloop.serving.slots import Slots
@@ -208,6 +208,14 @@ def _shows(view: View | None, version: ModelVersion | None) -> bool:
     if view is None or version is None:
         return view is None and version is None
     return view.version.id == version.id and view.version.digest == version.digest
+
+
+def nothing_fits(view: View) -> LabelConfigError:
+    """Why a version finds nothing for a project, and what to do about it."""
+    hint = 'Add predicted_values="CLASS" to a <Label>, or give a labels file; see labelloop doctor.'
+    if view.label_map.unmapped and are_placeholders(view.label_map.unmapped):
+        hint = f"{NAMELESS}."
+    return LabelConfigError(f"No class of {view.version.id} maps to a label of this project.", hint=hint)
 
 
 def unassigned(project_id: int | None) -> LabelloopError:
