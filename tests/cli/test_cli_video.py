@@ -325,6 +325,11 @@ def test_a_film_that_is_not_there_is_named(run: Run, export: Path, tmp_path: Pat
     status, _, err = run("interpolate", export, "--format", "mot", "--images", "films")
     assert status == 1
     assert "The film b c.mp4 of task 2 is not in films." in err
+    export.write_text(json.dumps(two[1:]))
+    assert (
+        "The film b c.mp4 of task 2 is not in films."
+        in run("interpolate", export, "--images", "films", "--format", "csv")[2]
+    )
 
 
 # --- reduce, evaluate ---------------------------------------------------------------------------------------------------

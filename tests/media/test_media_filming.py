@@ -146,6 +146,9 @@ def test_what_cannot_become_a_film(tmp_path: Path) -> None:
         plan_films(tmp_path / "two", pattern="*.gif", recursive=True)
     with pytest.raises(FilmError, match="2 folders with pictures cannot become one film"):
         plan_films(tmp_path / "two", recursive=True, out=tmp_path / "one.mp4")
+    with pytest.raises(FilmError, match=r"one.avi would not play") as caught:
+        plan_films(tmp_path / "two/a", out=tmp_path / "one.avi")
+    assert ".mp4" in caught.value.hint
 
 
 def test_nothing_is_left_behind_where_no_picture_can_be_read(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from labelloop.core.regions import Box, Region, Size, Track
 from labelloop.labelstudio.video import PERCENT, ExportError, decode_track, video_results, with_track
+from labelloop.media.filming import SUFFIXES
 from labelloop.video.interpolate import Rotation, interpolate
 
 FILM_SUFFIXES = frozenset({".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".ogv", ".ogg"})
@@ -169,4 +170,4 @@ def find_film(task: FilmTask, place: Path, *, alone: bool) -> Path | None:
             return place / name
     if (place / task.name).is_dir():
         return place / task.name
-    return place if alone else None
+    return place if alone and any(path.suffix.lower() in SUFFIXES for path in place.iterdir()) else None

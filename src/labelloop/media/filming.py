@@ -21,6 +21,7 @@ from labelloop.media.film_writer import FilmWriter
 from labelloop.media.image import decode
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2"})
+OTHER_FILMS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mpg", ".mpeg", ".webm", ".wmv"})
 COLUMNS = ("frame", "time_s", "file", "width", "height")
 LOWEST_PSNR_DB = 20.0
 """Of the brightness of a frame against its picture. Coding at our quality leaves more than 30 dB; another picture of
@@ -69,6 +70,8 @@ def plan_films(
         what = f"that match {pattern!r} " if pattern else ""
         deeper = "" if recursive else " Pictures in folders below it are found with --recursive."
         raise FilmError(f"No pictures {what}are in {folder}.", hint=f"--pattern says which files are pictures.{deeper}")
+    if out is not None and out.suffix.lower() in OTHER_FILMS and not out.is_dir():
+        raise FilmError(f"{out} would not play in every browser.", hint="Films are made as .mp4: name it so.")
     if out is not None and out.suffix.lower() == ".mp4" and not out.is_dir():
         if len(found) > 1:
             raise FilmError(
