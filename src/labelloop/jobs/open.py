@@ -111,7 +111,6 @@ class Opener:
         self._loop = loop
         self._needed = needed
         self._scores = Scores(engine)
-        self._lens = Lens.of(settings)
 
     def open(self, job: Job, held: Held) -> Preannotation:
         """Raises LabelloopError when the job cannot run: no token, another label config, a model that does not load."""
@@ -179,13 +178,15 @@ class Opener:
         return job
 
     def _view(self, job: Job, version: ModelVersion, label_config: str) -> View:
-        called = self._registry.catalogue().called(version, job.project_id)
-        view = self._lens.view(version, label_config, said=job.version if called else "")
+        catalogue = self._registry.catalogue()
+        called = catalogue.called(version, job.project_id)
+        view = Lens.shared(self._settings, catalogue).view(version, label_config, said=job.version if called else "")
         if view.name != job.version:
             raise LabelConfigError(
                 f"The label config, the threshold or the labels file changed: predictions would now carry the version "
                 f"{view.name}, and this job stores {job.version}.",
-                hint=f"Start a new job: labelloop prelabel {job.project_id}",
+                hint=f"Start a new job: labelloop prelabel {job.project_id}. Where that says the same, this worker was "
+                "started with another LABELLOOP_SCORE_THRESHOLD or LABELLOOP_LABELS_FILE than the command.",
             )
         return view
 

@@ -442,8 +442,9 @@ class Retrain:
         return self._parts.patience(lambda: self._parts.client.project(self._job.project_id))
 
     def _view(self, version: ModelVersion) -> View:
-        said = self._parts.training.registry.catalogue().called(version, self._job.project_id)
-        return Lens.of(self._parts.settings).view(version, self._project().label_config, said=said)
+        catalogue = self._parts.training.registry.catalogue()
+        said = catalogue.called(version, self._job.project_id)
+        return Lens.shared(self._parts.settings, catalogue).view(version, self._project().label_config, said=said)
 
     def _decline(self, why: str) -> Stage:
         self._held.tell("info", why)

@@ -31,7 +31,7 @@ def show_serving(settings: Settings, registry: Registry, loops: Loops, project_i
         address, token = address_of(settings, registry, url=loop.label_studio if loop else "")
         with Client(address, token, timeout_s=TIMEOUT_S, attempts=1) as client:
             said = catalogue.called(version, project_id)
-            return _show(client, project_id, version, settings, said=said)
+            return _show(client, project_id, version, Lens.shared(settings, catalogue), said=said)
     except LabelloopError as error:
         return f"Label Studio still shows the predictions of before: {error}"
 
@@ -57,9 +57,9 @@ def not_shown(registry: Registry, job: Job) -> str:
     return ""
 
 
-def _show(client: Client, project_id: int, version: ModelVersion, settings: Settings, *, said: str) -> str:
+def _show(client: Client, project_id: int, version: ModelVersion, lens: Lens, *, said: str) -> str:
     project = client.project(project_id)
-    name = Lens.of(settings).view(version, project.label_config, said=said).name
+    name = lens.view(version, project.label_config, said=said).name
     if all(row.model_version != name for row in client.model_versions(project_id)):
         return f"Label Studio has no predictions of {name}; make them: labelloop prelabel {project_id}"
     if project.model_version != name:

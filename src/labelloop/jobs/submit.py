@@ -90,4 +90,4 @@ def view_of(settings: Settings, registry: Registry, project: Project, model: str
     if version is None:
         raise unassigned(project.id)
     said = catalogue.called(version, project.id)
-    return Lens.of(settings).view(version, project.label_config, said=said)
+    return Lens.shared(settings, catalogue).view(version, project.label_config, said=said)

@@ -57,6 +57,16 @@ class Lens(msgspec.Struct, frozen=True):
     following: str = FOLLOWING
 
     @classmethod
+    def shared(cls, settings: Settings, catalogue: Catalogue) -> Self:
+        """For every process but the server: where the settings say nothing, what the server was told counts, so that
+        `labelloop serve --score-threshold 0.6` means the same to a command in another terminal. Raises
+        LabelConfigError."""
+        own, told = cls.of(settings), catalogue.lens
+        threshold = told.get("threshold") if own.threshold is None else own.threshold
+        aliases = told.get("aliases", {}) if settings.labels_file is None else own.aliases
+        return cls(threshold, aliases, own.following)
+
+    @classmethod
     def of(cls, settings: Settings) -> Self:
         """Reads the labels file, if there is one. Raises LabelConfigError."""
         aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
@@ -104,7 +114,7 @@ class Projects:
     """
 
     def __init__(self, settings: Settings, registry: Registry, slots: Slots, *, default: str | None = None) -> None:
-        self._lens = Lens.of(settings)
+        self.lens = Lens.of(settings)
         self._registry = registry
         self._slots = slots
         self._default = default
@@ -160,7 +170,7 @@ class Projects:
         seen = self._seen.get(project_id)
         if seen is not None and seen.config_xml == config_xml and seen.said == said and _shows(seen.view, version):
             return seen.view
-        view = None if version is None else self._lens.view(version, config_xml, said=said)
+        view = None if version is None else self.lens.view(version, config_xml, said=said)
         with self._lock:
             self._seen[project_id] = _Seen(config_xml, view, said)
             self._seen.move_to_end(project_id)
