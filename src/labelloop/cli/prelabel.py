@@ -63,7 +63,7 @@ def prelabel(
         run_here(settings, store, job, out)
     elif detach:
         ensure_worker(settings, store)
-        out.print(f"Job {job.id} is queued. See: labelloop jobs show {job.id}", markup=False)
+        out.print(f"Job {job.id} is {job.state}. See: labelloop jobs show {job.id}", markup=False)
     else:
         attach(settings, store, job, out)
 
