@@ -82,6 +82,10 @@ def test_a_whole_project_is_predicted_under_the_name_that_the_model_gives_itself
         stand.environment |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
         with stand.serving(str(BACKENDS / "event_listener"), "--with", "flavour=sweet") as caller:
             caller.studio = studio
+            for command in ("connect", "doctor"):
+                said = stand.run(command, str(project), "--backend-url", caller.url)
+                assert said.returncode == 0, said.stdout
+                assert "writes regions by itself" in said.stdout
             said = stand.run("prelabel", str(project))
             assert said.returncode == 0, said.stdout + said.stderr
             stored = [studio.predictions(task) for task in tasks]
