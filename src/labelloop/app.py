@@ -208,7 +208,7 @@ def _worker(
     prelabel = Opener(
         settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop, needed=needed
     )
-    retrain = RetrainOpener(settings, training, prelabel, media, store.scores)
+    retrain = RetrainOpener(settings, training, prelabel, media, store.scores, store.fits)
     fit = FitOpener(store.registry, slots, store.fits, folder=desk.folder, annotated=desk.annotated)
     openers: dict[str, OpenKind] = {"prelabel": prelabel.open, KIND: retrain.open, FIT: fit.open}
     kinds = Kinds(store.jobs, openers, shared=["prelabel"])

@@ -128,6 +128,20 @@ def test_fit_hears_events_in_order_as_a_job_and_its_version_is_shown(begin: Begi
     wait(lambda: {job["state"] for job in caller.jobs()} == {"done"})
 
 
+def test_the_loop_leaves_training_to_a_model_that_trains_itself(stand: Stand) -> None:
+    with FakeLabelStudio() as studio:
+        project = studio.add_project("boxes", BOXES)
+        studio.add_tasks(project, [{"image": PICTURE}])
+        stand.environment |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
+        with stand.serving(str(BACKENDS / "event_listener")) as caller:
+            caller.studio = studio
+            assert caller.setup(project=project) == "NewModel-v0.0.1"
+            said = stand.run("train", str(project))
+            assert said.returncode == 0, said.stdout + said.stderr
+            assert "code that trains itself" in said.stdout
+            wait(lambda: caller.setup(project=project) == "NewModel-v0.0.2")
+
+
 def test_what_a_model_keeps_survives_a_restart(stand: Stand, shared: Path) -> None:
     event = recording(shared, "webhook_annotation_created")
     config = event["project"]["label_config"]

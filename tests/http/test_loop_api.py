@@ -6,6 +6,7 @@ import pytest
 
 from labelloop.app import training_of
 from labelloop.jobs.training import Training
+from labelloop.store.loops import LoopOptions
 from reference.running_server import Backend, Start
 
 STUDIO = "http://127.0.0.1:8080"
@@ -67,7 +68,8 @@ def test_training_now_is_one_run_however_often_it_is_asked_for(backend: Backend,
     assert first.json()["job"] == again.json()["job"]
     (run,) = backend.http.get(f"/api/projects/{PROJECT}/runs").json()["runs"]
     assert (run["job_id"], run["stage"], run["options"]["budget_s"]) == (first.json()["job"], "pull", 9)
-    assert not training.loops.get(PROJECT).enabled, "once is not for ever"
+    loop = training.loops.get(PROJECT)
+    assert (loop.enabled, loop.options) == (False, LoopOptions()), "once is not for ever"
 
 
 def test_training_needs_a_label_studio(backend: Backend) -> None:

@@ -18,6 +18,7 @@ from labelloop.app import Parts, assemble, close, training_of
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import JobError
 from labelloop.core.settings import read_settings
+from labelloop.jobs import choose
 from labelloop.jobs.retrain import Retrain, runs_folder, sweep
 from labelloop.jobs.shown import show_serving
 from labelloop.jobs.training import Training, summary
@@ -264,6 +265,14 @@ def test_too_little_is_no_ground_for_a_verdict(bench: Bench) -> None:
     assert "too little to tell" in run.verdict
 
 
+def test_little_is_enough_for_who_says_so(bench: Bench) -> None:
+    bench.serve(bench.bad)
+    bench.annotate(*bench.add_tasks(12))
+    bench.start()
+    _, run = bench.run(bench.good, min_held_out=12, even_if_few=True)
+    assert (run.outcome, bench.live()) == ("promoted", "base@2"), run.verdict
+
+
 def test_a_trainer_that_fails_says_why_and_can_be_resumed(bench: Bench) -> None:
     bench.serve(bench.bad)
     bench.annotate(*bench.add_tasks(ENOUGH))
@@ -285,6 +294,67 @@ def test_a_trainer_that_refuses_says_why(bench: Bench) -> None:
     job, _ = bench.run(bench.good, told={"refuse": "It likes circles. Draw circles."})
     assert job.state == "failed"
     assert "It likes circles" in job.error
+
+
+def test_a_trainer_that_refuses_after_a_closer_look_leaves_it_to_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "TRAINERS", {("boxes", "pictures"): (("shy", "obedient"), ("scratch",))})
+    bench.serve(bench.bad)
+    bench.annotate(*bench.add_tasks(ENOUGH))
+    bench.start()
+    job, run = bench.run(bench.good, trainer="auto")
+    assert (run.outcome, run.trainer) == ("promoted", "obedient"), bench.log(job)
+    assert "The trainer shy cannot do this: It has no neck." in bench.log(job)
+    job, run = bench.run(bench.good, trainer="shy")
+    assert job.state == "failed", "who was named is not replaced"
+    assert "It has no neck" in job.error
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "live", "loser"),
+    [("bad", "good", "base@3", "obedient"), ("good", "bad", "base@2", "second"), ("good", "", "base@2", "")],
+    ids=["it helps", "it does not help", "it fails"],
+)
+def test_a_second_trainer_goes_on_in_the_time_that_is_left_if_that_helps(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, first: str, second: str, live: str, loser: str
+) -> None:
+    monkeypatch.setattr(choose, "TRAINERS", {("boxes", "pictures"): (("obedient",), ("scratch",))})
+    monkeypatch.setattr(choose, "FURTHER", {"obedient": "second"})
+    monkeypatch.setattr(choose, "FIRST_S", 5.0)
+    monkeypatch.setattr(choose, "FURTHER_S", 10.0)
+    bench.serve(network(bench.folder / "worse.onnx", WRONG._replace(score=0.8)))
+    bench.annotate(*bench.add_tasks(ENOUGH))
+    bench.start()
+    does = {"model": str(getattr(bench, second))} if second else {"do": "leave"}
+    job, run = bench.run(getattr(bench, first), trainer="auto", told={"second": does}, promotion="always")
+    log = bench.log(job)
+    assert (job.state, run.outcome, run.candidate, bench.live()) == ("done", "promoted", live, live), log
+    assert "obedient trains 6.66667 s from base@1." in log
+    assert "second trains 20 s from base@2." in log
+    assert run.trainer == ("obedient, second" if loser == "obedient" else "obedient")
+    assert set(run.metrics) - {"candidate", "live"} == ({loser} if loser else set())
+    assert ("so it stays as it is" in log) == (not second)
+    assert [path.name for path in runs_folder(bench.settings).joinpath(job.id).iterdir()] == ["log.txt"]
+    if second:
+        made = bench.training.lineages.of("base", 3)
+        assert made is not None
+        assert (made.parent, made.trainer, made.verdict["decision"]) == (
+            "base@2",
+            "second",
+            "promote" if loser == "obedient" else "keep",
+        )
+
+
+def test_a_small_budget_has_no_second_trainer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "TRAINERS", {("boxes", "pictures"): (("obedient",), ("scratch",))})
+    monkeypatch.setattr(choose, "FURTHER", {"obedient": "second"})
+    bench.serve(bench.bad)
+    bench.annotate(*bench.add_tasks(ENOUGH))
+    bench.start()
+    job, run = bench.run(bench.good, trainer="auto", told={"second": {}})
+    assert (run.outcome, run.trainer) == ("promoted", "obedient"), bench.log(job)
+    assert "second" not in bench.log(job)
 
 
 def test_a_run_that_is_cancelled_stops_its_trainer(bench: Bench) -> None:

@@ -1,7 +1,7 @@
-"""A run of the learning loop whose trainer and whose worker are killed at moments that a seed chooses.
+"""A run of the learning loop whose trainer, worker and server are killed at moments that a seed chooses.
 
-Everything is a process of its own: `labelloop worker`, the trainer that it starts, the test. A pipe that every trainer
-holds open is how the kernel says that none is left.
+Everything is a process of its own: `labelloop worker` and `labelloop serve` by turns, the trainer that they start, the
+test. A pipe that every trainer holds open is how the kernel says that none is left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ LATEST_S = 1.8
 
 
 class Victims:
-    """One worker at a time, and its trainer."""
+    """One worker or server at a time, and its trainer."""
 
     def __init__(self, bench: Bench, folder: Path) -> None:
         self._bench = bench
@@ -42,6 +44,8 @@ class Victims:
         os.mkfifo(self.pipe)
         self._reading = os.open(self.pipe, os.O_RDONLY | os.O_NONBLOCK)
         self._worker: subprocess.Popen[bytes] | None = None
+        self._kinds = cycle((("worker",), ("serve", "--port", "0")))
+        self._kind = ""
 
     def close(self) -> None:
         if self._worker is not None:
@@ -55,18 +59,20 @@ class Victims:
         if self._worker is None:
             outer = {key: value for key, value in os.environ.items() if not key.startswith(("LABELLOOP_", "LABEL_S"))}
             ours = {"LABELLOOP_HOME": str(self._bench.settings.home), "LABELLOOP_IMPORT_SETTLE_S": "0.3"}
-            command = [sys.executable, "-m", "labelloop", "worker"]
+            self._kind, *options = next(self._kinds)
+            command = [sys.executable, "-m", "labelloop", self._kind, *options]
             self._worker = subprocess.Popen(command, env=outer | ours, stdout=self._log, stderr=self._log)
         jobs, workers = self._bench.training.jobs, self._bench.parts.store.workers
         Backend.wait(lambda: (now := jobs.get(job.id)).ended or workers.is_alive(now.owner), seconds=40)
 
-    def kill_worker(self) -> None:
-        """Its trainer must go with it."""
+    def kill_worker(self) -> str:
+        """Its trainer must go with it. Which of the two it was."""
         assert self._worker is not None
         self._worker.send_signal(signal.SIGKILL)
         self._worker.wait()
         self._worker = None
         Backend.wait(self.no_trainer)
+        return self._kind
 
     def kill_trainer(self) -> bool:
         """Whether there was one."""
@@ -137,12 +143,11 @@ def begin(bench: Bench, victims: Victims, *, number: int) -> Job:
 
 
 def kill_one(bench: Bench, victims: Victims, job: Job, chance: random.Random) -> str:
-    """Kill the worker or the trainer; which, or "" where the run was over before."""
+    """Kill the worker, the server or the trainer; which, or "" where the run was over before."""
     victims.work(job)
     if chance.random() < 0.4:
         time.sleep(chance.uniform(0, LATEST_S))
-        victims.kill_worker()
-        return "worker"
+        return victims.kill_worker()
     Backend.wait(lambda: not victims.no_trainer() or bench.training.jobs.get(job.id).ended, seconds=40)
     time.sleep(chance.uniform(0, STEPS * STEP_S))
     if not victims.kill_trainer():
@@ -180,8 +185,10 @@ def test_runs_that_are_killed_end_as_if_nothing_had_been(bench: Bench, victims: 
     for number, job in enumerate(jobs, 1):
         check(bench, job, number=number)
     Backend.wait(victims.no_trainer)
-    print(f"{len(jobs)} runs, {killed.count('worker')} workers and {killed.count('trainer')} trainers killed")
-    assert min(killed.count("worker"), killed.count("trainer")) >= 4
+    counts = Counter(killed)
+    print(f"{len(jobs)} runs; killed: {dict(counts)}")
+    assert min(counts["worker"], counts["serve"]) >= 2
+    assert counts["trainer"] >= 4
     check_versions(bench, pointer, runs=len(jobs))
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
 from labelloop.core.regions import Box, Region
-from labelloop.learning.trainers.base import Progress, Stopped, Trained, replace_file
+from labelloop.learning.trainers.base import Progress, Stopped, Trained, TrainerRefused, replace_file
+import msgspec
 
 
 class Obedient:
@@ -84,6 +85,9 @@ class Obedient:
     def raise_ours(self, request, report):
         raise ModelError("The base model is no good.", hint="Take another.")
 
+    def refuse_late(self, request, report):
+        raise TrainerRefused("It has no neck.", hint="Take another.")
+
     def raise_theirs(self, request, report):
         raise {"memory": MemoryError(), "import": ModuleNotFoundError("No module named 'torch'"),
                "value": ValueError("seven")}[request.options["what"]]
@@ -110,6 +114,27 @@ class Obedient:
         lines |= {"stdin": sys.stdin.read(), "group": os.getpgrp() == os.getpid()}
         report(Progress(step=0, message=repr(lines)))
         return self.finish(request, report)
+
+
+class Second(Obedient):
+    # goes on from what another made; its option `second` says what it does
+    name = "second"
+
+    def train(self, request, report):
+        said = {**request.options, **request.options["second"]}
+        report(Progress(step=1, message=f"second begins with {request.base.name} and {request.budget_s:g} s"))
+        return super().train(msgspec.structs.replace(request, options=said), report)
+
+
+class Shy(Obedient):
+    # sees only when it has looked that it cannot do it
+    name = "shy"
+
+    def refuses(self, request):
+        return None if request.base else "It begins with a model."
+
+    def train(self, request, report):
+        raise TrainerRefused("It has no neck.", hint="")
 
 
 class Counting:
@@ -167,6 +192,8 @@ class Plain:
 ENTRY_POINTS = """\
 [labelloop.trainers]
 obedient = stub_trainer:Obedient
+second = stub_trainer:Second
+shy = stub_trainer:Shy
 counting = stub_trainer:Counting
 endless = stub_trainer:Endless
 

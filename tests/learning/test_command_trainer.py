@@ -120,6 +120,20 @@ def test_where_the_class_names_come_from(
     assert trained.card.family == "ultralytics-v8"
 
 
+@pytest.mark.slow
+def test_a_folder_of_transformers_is_a_model_too(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="needs the extra labelloop[train]")
+    from reference import tiny_transformers
+
+    made = tiny_transformers.detector(tmp_path / "made", kind="rt_detr_v2", labels=("cat", "dog"))
+    code = "import os, shutil, sys; shutil.copytree(sys.argv[1], os.environ['TRAIN_MODEL'].removesuffix('.onnx'))"
+    asked = request(tmp_path, *python(code), str(made), base_card=ModelCard(name="before"))
+    for _ in range(2):  # what an earlier try left is not in the way
+        trained = CommandTrainer().train(asked, quiet)
+    assert (trained.model.name, trained.card.engine, trained.card.name) == ("model.zip", "transformers", "before")
+    assert trained.card.labels == ("cat", "dog")
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

@@ -23,7 +23,15 @@ from labelloop.engines.base import EngineOptions
 from labelloop.engines.detect import DetectEngine
 from labelloop.engines.labels import placeholders
 from labelloop.learning.trainers import export, process
-from labelloop.learning.trainers.base import Progress, Stopped, Trained, TrainerError, TrainerFailed, TrainRequest
+from labelloop.learning.trainers.base import (
+    Progress,
+    Stopped,
+    Trained,
+    TrainerError,
+    TrainerFailed,
+    TrainerRefused,
+    TrainRequest,
+)
 from labelloop.learning.trainers.detector import open_detector
 from labelloop.learning.trainers.full import FullTrainer
 from labelloop.learning.trainers.head import HeadTrainer
@@ -235,7 +243,7 @@ def test_the_cut_can_be_named(tmp_path: Path) -> None:
     found = open_detector(request(tmp_path), part="neck").cut
     assert found is not None
     HeadTrainer().train(request(tmp_path, options=QUICK | {"cut": list(found.values)}), ignore)
-    with pytest.raises(ModelError, match="end of the backbone"):
+    with pytest.raises(TrainerRefused, match="end of the backbone"):
         HeadTrainer().train(request(tmp_path, options=QUICK | {"cut": list(reversed(found.values))}), ignore)
 
 

@@ -193,6 +193,7 @@ def test_a_second_run_in_the_same_folder_waits_for_the_dying_one(tmp_path: Path)
     ("options", "error", "message", "hint"),
     [
         ({"do": "finish", "refuse": "There are no boxes."}, TrainerRefused, "cannot do this: There are no boxes.", ""),
+        ({"do": "refuse_late"}, TrainerRefused, "cannot do this: It has no neck. Take another.", ""),
         ({"do": "raise_ours"}, TrainerFailed, "^The base model is no good. Take another.$", "Take another"),
         ({"do": "raise_theirs", "what": "value"}, TrainerFailed, r"ValueError: seven\.[\s\S]*Traceback", "log.txt"),
         ({"do": "raise_theirs", "what": "import"}, TrainerFailed, "No module named 'torch'", r"labelloop\[train\]"),

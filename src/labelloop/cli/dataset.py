@@ -45,7 +45,7 @@ def export(
     project: str = typer.Argument(help="Id or title of the project in Label Studio."),
     out: Path = typer.Option(..., "--out", "-o", help="Folder to write; new or empty."),
     form: Format = typer.Option(Format.coco, "--format", help="coco: what our trainers read. yolo: a YOLO folder."),
-    val_share: float = typer.Option(None, help="Share of the tasks that is held out.  [default: 0.2]"),
+    val_share: float = typer.Option(None, help="Share of the tasks that is held out.  [default: 0.25]"),
     salt: str = typer.Option(None, help="Another text deals the tasks to train and val anew."),
     annotators: Annotators = typer.Option(
         None, help="Whose word counts where several people annotated a task.  [default: ground_truth]"

@@ -29,7 +29,7 @@ def list_jobs(limit: int = typer.Option(20, min=1, help="At most this many, newe
         table.add_column(name, no_wrap=name != "Version")
     for job in found:
         now = progress(store.engine, job.id)
-        row = (job.id, job.state, job.project_id, job.version, now.stored, now.failed, job.total or "?")
+        row = (job.id, job.state, job.project_id, job.version or job.kind, now.stored, now.failed, job.total or "?")
         table.add_row(*map(str, row), f"{job.created_at:%m-%d %H:%M}")
     Console().print(table)
 
@@ -41,21 +41,27 @@ def show(
     failed: bool = typer.Option(False, "--failed", help="Print every failed task: id, code and reason, with tabs."),
 ) -> None:
     """How a job stands."""
+    from labelloop.cli.loop_report import print_run
     from labelloop.cli.prelabel import attach
     from labelloop.cli.report import console
     from labelloop.cli.watching import summarise
     from labelloop.core.settings import read_settings
     from labelloop.serving.models import open_store
     from labelloop.store.pages import failures
+    from labelloop.store.runs import Runs
 
     settings = read_settings()
     store = open_store(settings)
     found = store.jobs.get(job)
+    run = Runs(store.engine).find(found.id)
     if failed:
         for failure in failures(store.engine, found.id):
             typer.echo(f"{failure.task_id}\t{failure.code}\t{failure.message}")
     elif follow and not found.ended:
         attach(settings, store, found, console())
+    elif run is not None:
+        typer.echo(found.state)
+        print_run(run, found.error, console())
     else:
         summarise(found, store.engine, console())
 

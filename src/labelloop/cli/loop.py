@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    import subprocess
+
     from rich.console import Console
 
-    from labelloop.jobs.training import LoopState, Training
+    from labelloop.jobs.training import Training
     from labelloop.serving.models import Store
     from labelloop.store.loops import LoopOptions
-    from labelloop.store.runs import Run
-
-CURVE_WIDTH = 40
-_BARS = "▁▂▃▄▅▆▇█"
 
 
 class Wanted(StrEnum):
@@ -29,16 +27,22 @@ class Wanted(StrEnum):
 
 _MIN_NEW = typer.Option(None, min=1, help="Train when this many tasks have changed (default: 20) …")
 _QUIET = typer.Option(None, "--quiet", min=0, help="… and nothing changed for this many seconds (default: 60).")
-_EVERY = typer.Option(None, "--every", help="Also train every so many hours, if anything is new.")
+_EVERY = typer.Option(None, "--every", help="Also train every so many hours, if anything is new; 0: no more.")
 _TRAINER = typer.Option(None, help="auto, head, full, scratch, command, …; see docs/learning.md (default: auto).")
 _WITH = typer.Option([], "--with", help="NAME=VALUE for the trainer; JSON or text. May be repeated.")
 _BUDGET = typer.Option(None, "--budget", min=1, help="Seconds that a training may take (default: 60).")
 _PROMOTION = typer.Option(
     None, help="auto: the better one goes live; always; never; ask: `labelloop loop PROJECT promote` (default: auto)."
 )
+_ALWAYS = typer.Option(False, "--always", help="As --promotion always: it goes live however it did.")
+_NEVER = typer.Option(False, "--never", help="As --promotion never.")
+_ASK = typer.Option(False, "--ask", help="As --promotion ask.")
 _MARGIN = typer.Option(None, help="How much better the new version must be, in AP50 (default: by setting).")
 _MIN_HELD_OUT = typer.Option(
     None, min=1, help="Held-out pictures without which nothing goes live (default: by setting)."
+)
+_EVEN_IF_FEW = typer.Option(
+    None, "--even-if-few/--only-if-enough", help="Let the better one go live however little is held out (default: no)."
 )
 _ANNOTATORS = typer.Option(None, help="latest, ground_truth or consensus, where several people annotated a task.")
 _KEEP_OLD = typer.Option(None, "--keep-old/--remove-old", help="What becomes of earlier predictions (default: keep).")
@@ -56,8 +60,12 @@ def loop(
     trainer_options: list[str] = _WITH,
     budget: float = _BUDGET,
     promotion: str = _PROMOTION,
+    always: bool = _ALWAYS,
+    never: bool = _NEVER,
+    ask: bool = _ASK,
     margin: float = _MARGIN,
     min_held_out: int = _MIN_HELD_OUT,
+    even_if_few: bool = _EVEN_IF_FEW,
     annotators: str = _ANNOTATORS,
     keep_old: bool = _KEEP_OLD,
     url: str = _URL,
@@ -65,9 +73,12 @@ def loop(
     as_json: bool = typer.Option(False, "--json", help="Print the state as JSON."),
 ) -> None:
     """Let PROJECT learn from its corrections by itself, or see where it is."""
+    from labelloop.cli.loop_report import print_state
+    from labelloop.cli.prelabel import ensure_worker
     from labelloop.cli.report import console
+    from labelloop.core.errors import JobError
+    from labelloop.core.settings import read_settings
 
-    _, training, number, address = _open(project, url, token)
     changes = {
         "min_new": min_new,
         "quiet_s": quiet,
@@ -75,19 +86,25 @@ def loop(
         "trainer": trainer,
         "trainer_options": pairs(trainer_options) or None,
         "budget_s": budget,
-        "promotion": promotion,
+        "promotion": told(promotion, always=always, never=never, ask=ask),
         "margin": margin,
         "min_held_out": min_held_out,
+        "even_if_few": even_if_few,
         "annotators": annotators,
         "keep_old": keep_old,
     }
-    if wanted in (Wanted.on, Wanted.off):
+    switches = wanted in (Wanted.on, Wanted.off)
+    if not switches and any(value is not None for value in changes.values()):
+        raise JobError("Nothing was changed.", hint=f"Options go with on or off: labelloop loop {project} on …")
+    store, training, number, address = _open(project, url, token, away=wanted in (Wanted.off, Wanted.status))
+    if switches:
         known = training.loops.find(number)
         options = changed(known.options if known else None, changes)
         training.loops.set(number, address, enabled=wanted is Wanted.on, options=options)
     elif wanted is Wanted.promote:
         job = training.approve(number)
         typer.echo(f"{job.model or 'The first model'} makes room: job {job.id} puts the new version live.")
+        ensure_worker(read_settings(label_studio_url=url, label_studio_token=token), store)
         return
     state = training.state(number)
     if as_json:
@@ -95,7 +112,7 @@ def loop(
 
         typer.echo(msgspec.json.format(msgspec.json.encode(state)).decode())
         return
-    print_state(state, console())
+    print_state(state, console(), works=store.workers.any_alive())
 
 
 def train(
@@ -104,8 +121,12 @@ def train(
     trainer_options: list[str] = _WITH,
     budget: float = _BUDGET,
     promotion: str = _PROMOTION,
+    always: bool = _ALWAYS,
+    never: bool = _NEVER,
+    ask: bool = _ASK,
     margin: float = _MARGIN,
     min_held_out: int = _MIN_HELD_OUT,
+    even_if_few: bool = _EVEN_IF_FEW,
     annotators: str = _ANNOTATORS,
     keep_old: bool = _KEEP_OLD,
     url: str = _URL,
@@ -116,15 +137,17 @@ def train(
     from labelloop.cli.prelabel import ensure_worker
     from labelloop.cli.report import console
     from labelloop.core.settings import read_settings
+    from labelloop.store.loops import LoopOptions
 
     store, training, number, address = _open(project, url, token)
     known = training.loops.find(number)
-    changes = {"trainer": trainer, "budget_s": budget, "promotion": promotion, "margin": margin}
+    changes = {"trainer": trainer, "budget_s": budget, "margin": margin, "even_if_few": even_if_few}
+    changes |= {"promotion": told(promotion, always=always, never=never, ask=ask)}
     changes |= {"trainer_options": pairs(trainer_options) or None}
     changes |= {"min_held_out": min_held_out, "annotators": annotators, "keep_old": keep_old}
     options = changed(known.options if known else None, changes)
-    if known is None:
-        training.loops.set(number, address, enabled=False, options=options)
+    if known is None:  # what is said of this run is no wish for later ones
+        training.loops.set(number, address, enabled=False, options=LoopOptions())
     job, new = training.begin(number, address, options, reason="labelloop train")
     out = console()
     settings = read_settings(label_studio_url=url, label_studio_token=token)
@@ -133,25 +156,33 @@ def train(
         ensure_worker(settings, store)
         out.print(f"See: labelloop loop {number}", markup=False)
         return
-    follow(training, job.id, out, lambda: ensure_worker(settings, store))
+    follow(training, job.id, out, lambda started: ensure_worker(settings, store, started))
 
 
-def _open(project: str, url: str | None, token: str | None) -> tuple[Store, Training, int, str]:
+def _open(project: str, url: str | None, token: str | None, *, away: bool = False) -> tuple[Store, Training, int, str]:
+    """The rows, the project's id, and the address of its Label Studio. With `away` a project whose id is known to have
+    a loop is not asked about: Label Studio may be down."""
     from labelloop.cli.connect import label_studio
     from labelloop.core.settings import read_settings
     from labelloop.jobs.submit import known_project
     from labelloop.jobs.training import Training
     from labelloop.labelstudio.client import Client
     from labelloop.serving.models import open_store
+    from labelloop.store.registry import parse_number
 
     settings = read_settings(label_studio_url=url, label_studio_token=token)
     store = open_store(settings)
+    training = Training.over(store.engine, store.registry, store.jobs)
+    number = parse_number(project)
+    known = training.loops.find(number) if away and number is not None and url is None else None
+    if known is not None:
+        return store, training, known.project_id, known.label_studio
     address, key = label_studio(settings, store.registry)
     with Client(address, key) as client:
         found = known_project(client, store.registry, project)
         address = client.base_url
     store.registry.save_connection(address, key)  # whoever runs the training needs it
-    return store, Training.over(store.engine, store.registry, store.jobs), found.id, address
+    return store, training, found.id, address
 
 
 def pairs(words: list[str]) -> dict[str, Any]:
@@ -170,49 +201,38 @@ def pairs(words: list[str]) -> dict[str, Any]:
     return found
 
 
+def told(promotion: str | None, **flags: bool) -> str | None:
+    """What was said of promotion, by its option or by a flag of its own. Raises BadParameter for two answers."""
+    said = {name for name, given in flags.items() if given} | ({promotion} if promotion else set())
+    if len(said) > 1:
+        raise typer.BadParameter(f"One of them: {', '.join(sorted(said))}.", param_hint="--promotion")
+    return next(iter(said), None)
+
+
 def changed(options: LoopOptions | None, changes: dict[str, Any]) -> LoopOptions:
     """`options` (or the defaults) with what was given on the command line. Raises JobError with what is wrong."""
     from labelloop.jobs.training import loop_options
 
-    return loop_options(options, {name: value for name, value in changes.items() if value is not None})
+    given = {name: value for name, value in changes.items() if value is not None}
+    if given.get("every_h") == 0:
+        given["every_h"] = None
+    return loop_options(options, given)
 
 
-def print_state(state: LoopState, out: Console) -> None:
-    """Where the loop is, what the latest run made, and why it was or was not promoted."""
-    switch = "[green]on[/]" if state.enabled else "[yellow]off[/]"
-    out.print(f"The loop of project {state.project_id} is {switch}. {state.next}", markup=True)
-    if state.run is not None:
-        print_run(state.run, state.job.error if state.job is not None else "", out)
-
-
-def print_run(run: Run, error: str, out: Console) -> None:
-    from labelloop.jobs.training import summary
-
-    out.print(f"\nRun {run.job_id}, {run.started_at:%Y-%m-%d %H:%M}, because {run.reason}.", markup=False)
-    for line in summary(run):
-        out.print(f"  {line}", markup=False)
-    losses = [point.loss for point in run.curve if point.loss is not None]
-    if losses:
-        out.print(f"  loss {sparkline(losses)} {losses[0]:.3g} → {losses[-1]:.3g}", markup=False)
-    if error:
-        out.print(f"  [red]{error}[/]" if "[" not in error else error, markup="[" not in error)
-
-
-def sparkline(values: list[float]) -> str:
-    """The shape of a curve in one line of text."""
-    step = max(1, len(values) // CURVE_WIDTH)
-    shown = values[::step]
-    low, high = min(shown), max(shown)
-    span = (high - low) or 1.0
-    return "".join(_BARS[min(int((value - low) / span * len(_BARS)), len(_BARS) - 1)] for value in shown)
-
-
-def follow(training: Training, job_id: str, out: Console, ensure: Callable[[], object]) -> None:
-    """Show a run until it ends or Ctrl-C; exit status 1 when it failed."""
+def follow(
+    training: Training,
+    job_id: str,
+    out: Console,
+    ensure: Callable[[subprocess.Popen[bytes] | None], subprocess.Popen[bytes] | None],
+) -> None:
+    """Show a run until it ends or Ctrl-C; exit status 1 when it failed. `ensure` starts a worker unless one lives, or
+    the one that it is given is about to."""
     import time
 
+    from labelloop.cli.loop_report import print_run
     from labelloop.jobs.training import describe_stage
 
+    started: subprocess.Popen[bytes] | None = None
     try:
         with out.status("waits for a worker") as shown:
             asked = -10.0
@@ -221,7 +241,7 @@ def follow(training: Training, job_id: str, out: Console, ensure: Callable[[], o
                 if job.ended:
                     break
                 if job.owner is None and time.monotonic() - asked > 3:
-                    ensure()
+                    started = ensure(started)
                     asked = time.monotonic()
                 if run is not None:
                     shown.update(describe_stage(run) if job.owner else "waits for a worker")

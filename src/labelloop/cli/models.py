@@ -114,7 +114,13 @@ def show(model: str = typer.Argument(help="NAME or NAME@VERSION")) -> None:
     store = open_store(read_settings())
     version = store.registry.catalogue().find(model)
     lineage = Lineages(store.engine).of(version.name, version.number)
-    for line in [version.id, *(lineage.summary if lineage else [])]:
+    live = (
+        [move for move in store.registry.history(lineage.project_id or 0) if move.target == version.id][::-1]
+        if lineage
+        else []
+    )
+    since = [f"live for project {move.project_id} since {move.at:%Y-%m-%d %H:%M:%S} UTC, by {move.by}" for move in live]
+    for line in [version.id, *(lineage.summary if lineage else []), *since]:
         typer.echo(f"# {line}")
     typer.echo(msgspec.yaml.encode(version.card).decode(), nl=False)
 

@@ -81,8 +81,14 @@ def ensure_worker(
 
 def attach(settings: Settings, store: Store, job: Job, out: Console) -> None:
     """Show a job until it ends or Ctrl-C. The exit status is 0 when all is done, 1 when tasks or the job failed."""
+    from labelloop.cli.loop import follow
     from labelloop.cli.watching import watch
+    from labelloop.jobs.training import KIND, Training
 
+    if job.kind == KIND:
+        training = Training.over(store.engine, store.registry, store.jobs)
+        follow(training, job.id, out, lambda started: ensure_worker(settings, store, started))
+        return
     out.print(f"Job {job.id}. Ctrl-C leaves it running.", markup=False)
     started: subprocess.Popen[bytes] | None = None
 

@@ -98,7 +98,8 @@ def summarise(job: Job, engine: sa.Engine, console: Console) -> None:
     now = figures_of(engine, job)
     colour = {"done": "green", "failed": "red", "cancelled": "yellow"}.get(job.state, "cyan")
     of = f" of {job.total}" if job.total and job.total != now.done else ""
-    parts = [f"{now.stored}{of} predictions of {job.version} stored in project {job.project_id}"]
+    did = f"{now.stored}{of} predictions of {job.version} stored" if job.version else f"{job.kind} with {job.model}"
+    parts = [f"{did} in project {job.project_id}"]
     parts += [f"{now.failed} tasks failed"] * bool(now.failed)
     parts += [f"{now.skipped} were deleted or predicted by others meanwhile"] * bool(now.skipped)
     console.print(f"[{colour}]{job.state}[/] {escape(', '.join(parts))}.")

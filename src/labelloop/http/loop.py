@@ -60,8 +60,8 @@ class LoopApi:
         known = self._training.loops.find(number)
         options = _changed(known, body)
         address = self._address(number)
-        if known is None:
-            self._training.loops.set(number, address, enabled=False, options=options)
+        if known is None:  # what is said of this run is no wish for later ones
+            self._training.loops.set(number, address, enabled=False, options=LoopOptions())
         job, new = self._training.begin(number, address, options, reason="the JSON API")
         return job.id, new
 

@@ -17,6 +17,7 @@ from labelloop.jobs.training import Training
 from labelloop.labelstudio.client import Client
 from labelloop.media.load import MediaLoader
 from labelloop.serving.projects import View
+from labelloop.store.fits import Fits
 from labelloop.store.jobs import Job
 from labelloop.store.scores import Scores
 
@@ -25,13 +26,14 @@ class RetrainOpener:
     """Makes runs work with the parts of one process; `opener` has the prediction path."""
 
     def __init__(
-        self, settings: Settings, training: Training, opener: Opener, media: MediaLoader, scores: Scores
+        self, settings: Settings, training: Training, opener: Opener, media: MediaLoader, scores: Scores, fits: Fits
     ) -> None:
         self._settings = settings
         self._training = training
         self._opener = opener
         self._media = media
         self._scores = scores
+        self._fits = fits
 
     def open(self, job: Job, held: Held) -> Retrain:
         """Raises LabelloopError when it cannot run: no token, or a run that is not in the store."""
@@ -56,6 +58,7 @@ class RetrainOpener:
             predict=predict,
             warm=self._opener.warm,
             reorder=order,
+            fits=self._fits,
             patience=patience,
         )
         return Retrain(job, run, parts, held)

@@ -23,7 +23,7 @@ from labelloop.core.errors import JobError, LabelloopError
 from labelloop.core.regions import Prediction
 from labelloop.core.settings import Settings
 from labelloop.core.tasks import Task
-from labelloop.engines.base import cpu_threads
+from labelloop.jobs.choose import FURTHER, Chooser
 from labelloop.jobs.folder import Fetch, read_folder, write_folder
 from labelloop.jobs.kinds import Held
 from labelloop.jobs.patience import Interrupted, Patience
@@ -35,7 +35,7 @@ from labelloop.labelstudio.records import Project
 from labelloop.learning.evaluate import evaluate, held_out
 from labelloop.learning.evaluate_choices import evaluate_choices
 from labelloop.learning.manifest import Manifest, options_of
-from labelloop.learning.promote import Gate, Measured, gate_of, judge
+from labelloop.learning.promote import Gate, Measured, Verdict, gate_of, judge
 from labelloop.learning.trainers.base import (
     Progress,
     Stopped,
@@ -43,32 +43,27 @@ from labelloop.learning.trainers.base import (
     TrainerRefused,
     TrainRequest,
     decode,
-    device_for,
     encode,
-    load_trainer,
     replace_file,
 )
-from labelloop.learning.trainers.process import Limits
+from labelloop.learning.trainers.process import LOG, Limits
 from labelloop.learning.trainers.process import run as run_trainer
 from labelloop.serving.models import add_model
 from labelloop.serving.projects import Lens, View
 from labelloop.store import schema
+from labelloop.store.fits import Fits
 from labelloop.store.jobs import Job, Options, Work
 from labelloop.store.lineage import Lineage
+from labelloop.store.loops import PRESSED, START
 from labelloop.store.registry import ModelVersion
 from labelloop.store.runs import Outcome, Point, Run, Stage, thinned
 
 LOOK_S = 0.5
 """How long one step waits for the trainer or for the job that refreshes predictions, before it says how far it is."""
 
-TRAINERS: Mapping[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
-    ("boxes", "pictures"): (("head", "full", "transformers", "openmmlab"), ("scratch",)),
-    ("choices", "pictures"): (("classify",), ("classify",)),
-    ("choices", "texts"): (("text",), ("text",)),
-}
-"""By what is learned, and from what: the trainers that go on from a model, and those that begin from nothing, each in
-the order in which they are tried."""
 OUTCOMES: Mapping[str, Outcome] = {"promote": "promoted", "keep": "refused", "ask": "waits"}
+FIRST = "first"
+"""Where the counts of a run keep what its first trainer has made while a second one goes on from that."""
 
 Reorder = Callable[[Client, int, View], None]
 """Writes the order of a project's tasks for the version of the view: jobs/order."""
@@ -85,6 +80,7 @@ class Parts(NamedTuple):
     predict: Callable[[Sequence[Task], View], Sequence[Prediction]]
     warm: Callable[[ModelVersion], object]
     reorder: Reorder
+    fits: Fits
     patience: Patience
 
 
@@ -101,11 +97,13 @@ class Retrain:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"train-{job.id}")
         self._closing = Event()
         self._trainer: Future[Trained] | None = None
+        self._chooser = Chooser(parts.settings, parts.training, self._folder, held.tell)
         self._news: list[Progress] = []
         self._news_lock = Lock()
         self._stages: Mapping[Stage, Callable[[], Stage]] = {
             "pull": self._pull,
             "train": self._train,
+            "further": self._further,
             "evaluate": self._evaluate,
             "promote": self._promote,
             "refresh": self._refresh,
@@ -134,6 +132,9 @@ class Retrain:
     # --- pull -------------------------------------------------------------------------------------------
 
     def _pull(self) -> Stage:
+        base = self._chooser.base(self._run)
+        if base is not None and base.card.task == "raw" and self._run.options.trainer == "auto":
+            return self._delegate(base)
         asked = options_of(self._parts.settings)
         if self._run.options.annotators is not None:
             asked = msgspec.structs.replace(asked, annotators=self._run.options.annotators)
@@ -162,6 +163,17 @@ class Retrain:
             )
         return "train"
 
+    def _delegate(self, base: ModelVersion) -> Stage:
+        """A hosted model trains itself: its `fit` hears what the button in Label Studio says (jobs/fit)."""
+        if self._run.reason != PRESSED:  # or it has heard that already
+            project = self._project()
+            about = {"id": project.id, "title": project.title, "label_config": project.label_config}
+            self._parts.fits.add(base.name, project.id, [(START, {"action": START, "project": about})])
+        why = f"{base.id} is code that trains itself: its fit is called with {START}. See: labelloop jobs list"
+        self._held.tell("info", why)
+        self._note(verdict=why, outcome="delegated")
+        return "done"
+
     def _twin(self) -> Run | None:
         """An earlier run that did exactly this."""
         mine = self._run
@@ -177,29 +189,86 @@ class Retrain:
         if not self._has_data():  # another machine began, or went on meanwhile
             return "pull"
         if self._trainer is None:
-            self._trainer = self._start()
-        wait([self._trainer], timeout=LOOK_S)
-        self._draw_curve()
-        if not self._trainer.done():
-            return "train"
+            self._trainer = self._start(self._chooser.choose, "trained.json")
         try:
-            trained = self._trainer.result()
-        except Stopped as stopped:
-            raise Interrupted from stopped
+            trained = self._result()
+        except TrainerRefused as reason:
+            self._chooser.pass_over(self._run, reason)
+            self._trainer = None
+            return "train"
+        if trained is None:
+            return "train"
+        self._trainer = None
         candidate = self._add(trained)
+        self._held.tell("info", f"{self._run.trainer} has made {candidate.id}.")
+        self._note(candidate=candidate.id)
+        if self._chooser.further(self._run, candidate, spent_s=self._spent_s()) is None:
+            return "evaluate"
+        last = {
+            "version": candidate.id,
+            "trainer": self._run.trainer,
+            "steps": self._steps(),
+            "seconds": self._spent_s(),
+        }
+        self._note(counts={**self._run.counts, FIRST: last})
+        return "further"
+
+    def _further(self) -> Stage:
+        """Another trainer goes on from the candidate. Whether that helps is seen on held-out pictures; if it fails, the
+        candidate is what there was."""
+        if not self._has_data():
+            return "pull"
+        first = self._run.counts[FIRST]
+        made = self._parts.training.registry.catalogue().find(first["version"])
+
+        def choose(run: Run) -> tuple[str, TrainRequest]:
+            going = msgspec.structs.replace(run, trainer=first["trainer"])
+            found = self._chooser.further(going, made, spent_s=first["seconds"])
+            if found is None:
+                raise TrainerRefused("Nobody can go on from it.")
+            return found
+
+        try:
+            if self._trainer is None:
+                self._trainer = self._start(choose, "further.json", after=first["trainer"])
+            trained = self._result()
+        except LabelloopError as error:
+            self._held.tell("warning", f"Nothing was made of {made.id}, so it stays as it is: {error}")
+            self._settle(made, first["trainer"])
+            return "evaluate"
+        if trained is None:
+            return "further"
+        self._trainer = None
+        candidate = self._register(trained, parent=made)
         self._held.tell("info", f"{self._run.trainer} has made {candidate.id}.")
         self._note(candidate=candidate.id)
         return "evaluate"
 
-    def _start(self) -> Future[Trained]:
-        done = self._folder / "trained.json"
+    def _result(self) -> Trained | None:
+        """What the trainer has made, None while it is at work. Raises what it raised."""
+        assert self._trainer is not None
+        wait([self._trainer], timeout=LOOK_S)
+        self._draw_curve()
+        if not self._trainer.done():
+            return None
+        try:
+            return self._trainer.result()
+        except Stopped as stopped:
+            raise Interrupted from stopped
+
+    def _start(
+        self, choose: Callable[[Run], tuple[str, TrainRequest]], result: str, *, after: str = ""
+    ) -> Future[Trained]:
+        """`result` names the file that says that it has ended, `after` who trained before."""
+        done = self._folder / result
         if done.is_file():  # killed between the end of the training and the row that says so
             made: Future[Trained] = Future()
             made.set_result(decode(done.read_bytes(), Trained))
             return made
-        name, request = self._choose()
-        self._held.tell("info", f"{name} trains {request.budget_s:g} s from {self._run.base or 'nothing'}.")
-        self._note(trainer=name)
+        name, request = choose(self._run)
+        begins = self._run.candidate if after else self._run.base
+        self._held.tell("info", f"{name} trains {request.budget_s:g} s from {begins or 'nothing'}.")
+        self._note(trainer=f"{after}, {name}" if after else name)
         limits = Limits(memory_bytes=self._run.options.memory_mb * 10**6)
 
         def work() -> Trained:
@@ -209,101 +278,47 @@ class Retrain:
 
         return self._threads.submit(work)
 
-    def _choose(self) -> tuple[str, TrainRequest]:
-        """The trainer that the options name, else the first that can do it. Raises TrainerRefused with all reasons."""
-        wanted = self._run.options.trainer
-        base, manifest = self._trainable(), read_folder(self._data).manifest
-        from_base, from_nothing = TRAINERS[manifest.learns, manifest.reads]
-        if wanted in _trainers() - {*from_base, *from_nothing}:
-            raise TrainerRefused(
-                f"The trainer {wanted} does not learn {manifest.learns} of {manifest.reads}.",
-                hint=f"For this project: {', '.join(dict.fromkeys((*from_base, *from_nothing)))}.",
-            )
-        names = (wanted,) if wanted != "auto" else (*(from_base if base else ()), *from_nothing)
-        starts = [(name, base) for name in dict.fromkeys(names)]
-        if base is not None:
-            starts += [(name, None) for name in names if name in from_nothing]
-        reasons = []
-        for name, start in starts:
-            request = self._request(start if start is not None or name != "classify" else self._any_onnx())
-            reason = load_trainer(name).refuses(request)
-            if reason is None:
-                if start is None and base is not None:
-                    self._held.tell("warning", f"{base.id} cannot be trained further, so a new one begins.")
-                return name, request
-            reasons.append(f"{name}: {reason}")
-            self._held.tell("info", reasons[-1])
-        raise TrainerRefused(
-            f"No trainer can do this. {' '.join(reasons)}", hint="See docs/learning.md; --trainer chooses one."
-        )
+    def _spent_s(self) -> float:
+        return self._run.curve[-1].seconds if self._run.curve else 0.0
 
-    def _base(self) -> ModelVersion | None:
-        return self._parts.training.registry.catalogue().find(self._run.base) if self._run.base else None
+    def _steps(self) -> int:
+        return self._run.curve[-1].step if self._run.curve else 0
 
-    def _trainable(self) -> ModelVersion | None:
-        """The base, or what it was exported from: an exported file is served, and what it was made of is trained."""
-        base = self._base()
-        made = self._parts.training.lineages.of(base.name, base.number) if base else None
-        if made is None or not made.source:
-            return base
-        try:
-            return self._parts.training.registry.catalogue().find(made.source)
-        except LabelloopError as error:
-            self._held.tell("warning", f"What {made.id} was exported from is gone: {error}")
-            return base
-
-    def _any_onnx(self) -> ModelVersion | None:
-        """Whose features a first classifier is made of: the newest classifier or, without one, detector that people
-        added."""
-        added = [v for v in self._parts.training.registry.catalogue().versions if not v.trained and v.artifact]
-        kinds = [[v for v in added if v.card.engine == engine] for engine in ("classify", "detect")]
-        return next((max(kind, key=lambda version: version.created_at) for kind in kinds if kind), None)
-
-    def _request(self, base: ModelVersion | None) -> TrainRequest:
-        options, settings = self._run.options, self._parts.settings
-        return TrainRequest(
-            data=self._data,
-            labels=read_folder(self._data).manifest.labels,
-            out=self._folder / "out",
-            budget_s=options.budget_s,
-            base=self._parts.training.registry.path(base) if base else None,
-            base_card=base.card if base else None,
-            threads=settings.threads or cpu_threads(),
-            device=device_for(settings.device),
-            seed=options.seed,
-            options=dict(options.trainer_options),
-        )
+    def _settle(self, version: ModelVersion, trainer: str) -> None:
+        """This version is the candidate, whoever else went on from it."""
+        counts = {name: value for name, value in self._run.counts.items() if name != FIRST}
+        self._note(candidate=version.id, trainer=trainer, counts=counts)
 
     def _add(self, trained: Trained) -> ModelVersion:
         """The candidate in the registry. It serves nobody there: only a pointer at its very number would."""
         source = self._register(trained.source) if trained.source else None
         return self._register(trained, source=source.id if source else "")
 
-    def _register(self, trained: Trained, *, source: str = "") -> ModelVersion:
+    def _register(self, trained: Trained, *, source: str = "", parent: ModelVersion | None = None) -> ModelVersion:
+        """`parent` is what it was made from, the run's base by default."""
         training, run = self._parts.training, self._run
-        like = [version for version in (self._base(), self._trainable()) if version]
+        like = [version for version in (parent, self._chooser.base(run), self._chooser.trainable(run)) if version]
         # a name stands for one kind of model
         same = (version.name for version in like if version.card.engine == trained.card.engine)
         card: ModelCard = msgspec.structs.replace(trained.card, name=next(same, f"project-{self._job.project_id}"))
         version = add_model(training.registry, trained.model, card, self._parts.settings, trained=True)
-        seconds = run.curve[-1].seconds if run.curve else 0.0
-        training.lineages.record(self._lineage(version, seconds=seconds, source=source))
+        made = self._lineage(version, parent=parent.id if parent else run.base)
+        training.lineages.record(msgspec.structs.replace(made, seconds=self._spent_s(), source=source))
         return version
 
-    def _lineage(self, version: ModelVersion, *, seconds: float, source: str = "") -> Lineage:
+    def _lineage(self, version: ModelVersion, *, parent: str) -> Lineage:
         run = self._run
         return Lineage(
             name=version.name,
             number=version.number,
             project_id=self._job.project_id,
-            parent=run.base,
+            parent=parent,
             manifest=run.manifest,
-            trainer=run.trainer,
-            seconds=seconds,
+            trainer=run.trainer.rpartition(", ")[2],
+            seconds=0.0,
             by=run.reason,
             at=schema.now(),
             options=msgspec.to_builtins(run.options),
-            source=source,
         )
 
     def _hear(self, progress: Progress) -> None:
@@ -316,7 +331,11 @@ class Retrain:
             news, self._news = self._news, []
         if not news:
             return
-        points = [Point(round(one.seconds, 2), one.step, one.loss, one.metrics) for one in news]
+        before = self._run.counts.get(FIRST) or {"seconds": 0.0, "steps": 0}
+        points = [
+            Point(round(before["seconds"] + one.seconds, 2), before["steps"] + one.step, one.loss, one.metrics)
+            for one in news
+        ]
         self._note(curve=thinned((*self._run.curve, *points)))
         for one in news:
             if one.message:
@@ -328,23 +347,47 @@ class Retrain:
         if not self._has_data():
             return "pull"
         training, catalogue = self._parts.training, self._parts.training.registry.catalogue()
-        candidate = self._measure(catalogue.find(self._run.candidate))
+        candidate, metrics = self._better_of_two(self._measure(catalogue.find(self._run.candidate)))
         serving = training.live(self._job.project_id)
         live = self._measure(serving) if serving is not None else None
         verdict = judge(candidate, live, self._gate())
-        metrics = {"candidate": candidate.measures} | ({"live": live.measures} if live else {})
+        metrics = {"candidate": candidate.measures} | ({"live": live.measures} if live else {}) | metrics
         counts = {**self._run.counts, COMPARED: serving.id if serving is not None else ""}
         self._note(counts=counts, metrics=metrics, verdict=verdict.sentence + ".", outcome=OUTCOMES[verdict.decision])
-        version = catalogue.find(self._run.candidate)
-        made = training.lineages.of(version.name, version.number) or self._lineage(version, seconds=0.0)
-        told = {"metrics": msgspec.to_builtins(metrics), "verdict": msgspec.to_builtins(verdict)}
-        training.lineages.record(msgspec.structs.replace(made, **told))
+        self._record(catalogue.find(self._run.candidate), metrics, verdict)
         self._held.tell("info", f"{self._run.candidate}: {verdict.sentence}.")
         return "promote" if verdict.promoted else "done"
+
+    def _better_of_two(self, second: Measured) -> tuple[Measured, dict[str, Any]]:
+        """Where two trainers had their turn, the second one's version if it is better than the first one's, as the gate
+        sees it; and the measures of the one that is not taken, by its trainer."""
+        first = self._run.counts.get(FIRST)
+        if first is None:
+            return second, {}
+        catalogue = self._parts.training.registry.catalogue()
+        versions = catalogue.find(first["version"]), catalogue.find(self._run.candidate)
+        other = self._measure(versions[0])
+        verdict = judge(second, other, msgspec.structs.replace(self._gate(), mode="auto"))
+        name = self._run.trainer.rpartition(", ")[2]
+        self._record(versions[1], {"candidate": second.measures, first["trainer"]: other.measures}, verdict)
+        helps = "helps" if verdict.promoted else "does not help"
+        self._held.tell("info", f"{name} after {first['trainer']} {helps}: {verdict.sentence}.")
+        if verdict.promoted:
+            self._settle(versions[1], self._run.trainer)
+            return second, {first["trainer"]: other.measures}
+        self._settle(versions[0], first["trainer"])
+        return other, {name: second.measures}
+
+    def _record(self, version: ModelVersion, metrics: Mapping[str, Any], verdict: Verdict) -> None:
+        lineages = self._parts.training.lineages
+        made = lineages.of(version.name, version.number) or self._lineage(version, parent=self._run.base)
+        told = {"metrics": msgspec.to_builtins(metrics), "verdict": msgspec.to_builtins(verdict)}
+        lineages.record(msgspec.structs.replace(made, **told))
 
     def _gate(self) -> Gate:
         options = self._run.options
         told = {"mode": options.promotion, "margin": options.margin, "min_pictures": options.min_held_out}
+        told |= {"even_if_few": options.even_if_few}
         changes = {name: value for name, value in told.items() if value is not None}
         return msgspec.structs.replace(gate_of(self._parts.settings), **changes)
 
@@ -431,8 +474,11 @@ class Retrain:
         return self._data.is_dir() and read_folder(self._data).manifest.digest == self._run.manifest
 
     def _forget_training(self) -> None:
-        shutil.rmtree(self._folder / "out", ignore_errors=True)
-        (self._folder / "trained.json").unlink(missing_ok=True)
+        for part in self._folder.iterdir():
+            if part.is_dir() and part != self._data:
+                shutil.rmtree(part, ignore_errors=True)
+            elif part.suffix == ".json":
+                part.unlink()
 
     def _project(self) -> Project:
         return self._parts.patience(lambda: self._parts.client.project(self._job.project_id))
@@ -455,14 +501,16 @@ class Retrain:
         self._run = run
 
     def _tidy(self) -> None:
-        """The pictures and checkpoints of a run that is done are of no use to anybody; its log is."""
-        log = self._folder / "out" / "log.txt"
-        if log.is_file():
-            shutil.move(log, self._folder / "log.txt")
+        """The pictures and checkpoints of a run that is done are of no use to anybody; its logs are."""
+        kept = {"out": "log.txt"} | {name: f"{name}.txt" for name in FURTHER.values()}
+        for trainer, name in kept.items():
+            log = self._folder / trainer / LOG
+            if log.is_file():
+                shutil.move(log, self._folder / name)
         for part in self._folder.iterdir() if self._folder.is_dir() else ():  # halves that a kill left included
             if part.is_dir():
                 shutil.rmtree(part, ignore_errors=True)
-            elif part.name != log.name:
+            elif part.name not in kept.values():
                 part.unlink(missing_ok=True)
 
 
@@ -501,11 +549,6 @@ def counts_of(manifest: Manifest) -> dict[str, Any]:
         "left_out": len(manifest.left_out),
     }
     return counts if manifest.reads == "pictures" else {**counts, "reads": manifest.reads}
-
-
-def _trainers() -> set[str]:
-    """Those that know what they learn; others, of plug-ins, may learn anything."""
-    return {name for names in TRAINERS.values() for some in names for name in some}
 
 
 def _write(path: Path, content: bytes) -> None:

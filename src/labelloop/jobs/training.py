@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -106,7 +107,8 @@ class Training(NamedTuple):
                 f"A run of project {project_id} is at work: job {running.id}.",
                 hint=f"Wait for it, or: labelloop jobs cancel {running.id}",
             )
-        made = (run for run in self.runs.of_project(project_id) if run.outcome != "declined")  # those made nothing
+        nothing = ("declined", "delegated")
+        made = (run for run in self.runs.of_project(project_id) if run.outcome not in nothing)
         run = next(made, None)
         if run is not None and run.candidate and run.outcome in ("waits", "refused"):
             # whatever is live by now: a person chose this one
@@ -159,7 +161,11 @@ class Training(NamedTuple):
         options = loop.options
         if news.tasks >= options.min_new:
             return f"{news.tasks} of {options.min_new} tasks changed; it begins after {options.quiet_s:g} quiet s."
-        return f"{news.tasks} of {options.min_new} new annotations."
+        found = f"{news.tasks} of {options.min_new} new annotations."
+        if options.every_h is None:
+            return found
+        due = (loop.run_at or loop.changed_at) + timedelta(hours=options.every_h)
+        return f"{found} With any, it also begins at {due:%Y-%m-%d %H:%M} UTC."
 
 
 def loop_options(known: LoopOptions | None, changes: Mapping[str, Any]) -> LoopOptions:
@@ -184,13 +190,35 @@ def summary(run: Run) -> list[str]:
         made = f": {run.candidate}" if run.candidate else ""
         lines.append(f"trained by {run.trainer} from {run.base or 'nothing'}{made}")
     for name, figures in run.metrics.items():
-        if isinstance(figures, Mapping) and "ap50" in figures:
-            lines.append(f"{name}: AP50 {figures['ap50']:.3f}, AP {figures['ap']:.3f}")
-        elif isinstance(figures, Mapping) and figures.get("accuracy") is not None:
-            lines.append(f"{name}: accuracy {figures['accuracy']:.3f}, macro-F1 {figures['macro_f1']:.3f}")
+        if isinstance(figures, Mapping):
+            lines.append(f"{name}: {', '.join(_in_words(figures))}")
     if run.verdict:
         lines.append(run.verdict)
     return lines
+
+
+FIGURES: Mapping[str, str] = {
+    "ap50": "AP50",
+    "ap": "AP",
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "precision": "precision as drawn",
+    "recall": "recall",
+    "ece": "calibration error",
+}
+"""What is said of a version in one line; what could not be measured is left out."""
+
+
+def _in_words(figures: Mapping[str, Any]) -> Iterator[str]:
+    for key, name in FIGURES.items():
+        value = figures.get(key)
+        if value is not None:
+            yield f"{name} {value:.3f}"
+    for key, what in (("seconds_per_picture", "picture"), ("seconds_per_item", "item")):
+        if figures.get(key):
+            yield f"{1000 * figures[key]:.0f} ms a {what}"
+    if figures.get("failed"):
+        yield f"{figures['failed']} without an answer"
 
 
 def describe_stage(run: Run) -> str:
@@ -198,13 +226,14 @@ def describe_stage(run: Run) -> str:
     doing = {
         "pull": "reads annotations",
         "train": f"trains with {run.trainer or '…'}",
+        "further": f"trains with {run.trainer}",
         "evaluate": "compares on held-out pictures",
         "promote": "puts the new version live",
         "refresh": "predicts the tasks that nobody has touched",
         "order": "puts the most uncertain first",
         "done": "is done",
     }[run.stage]
-    if run.stage == "train" and run.curve:
+    if run.stage in ("train", "further") and run.curve:
         last = run.curve[-1]
         doing += f", {last.seconds:.0f} of {run.options.budget_s:.0f} s"
         doing += f", loss {last.loss:.3g}" if last.loss is not None else ""

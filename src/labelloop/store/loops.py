@@ -22,6 +22,7 @@ Annotators = Literal["latest", "ground_truth", "consensus"]
 
 CHANGES = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED")
 START = "START_TRAINING"
+PRESSED = "somebody pressed Start Training"
 
 
 _YEAR_S = 365 * 86_400.0
@@ -44,9 +45,10 @@ class LoopOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `min_new` tasks must have changed, and the last change be `quiet_s` old; with `every_h` it also begins when that
     many hours have passed since the last run and anything is new. `trainer` "auto" takes the first that can train the
     live model, else one that needs none. `budget_s` is the training's wall time. `keep_old` leaves earlier predictions
-    in Label Studio. What is None is as the settings say: whose annotations count, whether and by what `margin` the
-    candidate must be better to go live, and the least number of held-out pictures. The split is a setting alone: a task
-    that changed sides would be tested on what was learned from it.
+    in Label Studio, `even_if_few` lets the gate open however little is held out. What is None is as the settings say:
+    whose annotations count, whether and by what `margin` the candidate must be better to go live, and the least number
+    of held-out pictures. The split is a setting alone: a task that changed sides would be tested on what was learned
+    from it.
     """
 
     min_new: int = 20
@@ -60,6 +62,7 @@ class LoopOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     promotion: Promotion | None = None
     margin: float | None = None
     min_held_out: int | None = None
+    even_if_few: bool = False
     keep_old: bool = True
     seed: int = 0
 
@@ -177,7 +180,7 @@ def is_due(loop: Loop, news: News, *, now: datetime) -> str | None:
     """Why a run should begin now, in words for the log; None when it should not."""
     options = loop.options
     if news.asked:
-        return "somebody pressed Start Training"
+        return PRESSED
     if not loop.enabled or not news.tasks or news.last_at is None:
         return None
     if now - news.last_at < timedelta(seconds=options.quiet_s):

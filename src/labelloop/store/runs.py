@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from labelloop.store import schema
 from labelloop.store.loops import LoopOptions
 
-Stage = Literal["pull", "train", "evaluate", "promote", "refresh", "order", "done"]
-Outcome = Literal["promoted", "refused", "waits", "declined"]
+Stage = Literal["pull", "train", "further", "evaluate", "promote", "refresh", "order", "done"]
+Outcome = Literal["promoted", "refused", "waits", "declined", "delegated"]
+"""What became of a run's candidate. The last two have none: nothing was trained, or the model trains itself."""
 
 KEPT_CURVE = 500
 """Points of the loss curve that are kept of one run; a longer one is thinned."""

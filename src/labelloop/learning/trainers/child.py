@@ -21,7 +21,17 @@ from pathlib import Path
 import msgspec
 
 from labelloop.core.errors import LabelloopError
-from labelloop.learning.trainers.base import Progress, Report, Stopped, Trained, Trainer, TrainRequest, decode, encode
+from labelloop.learning.trainers.base import (
+    Progress,
+    Report,
+    Stopped,
+    Trained,
+    Trainer,
+    TrainerRefused,
+    TrainRequest,
+    decode,
+    encode,
+)
 
 PROGRESS_EVERY_S = 0.1
 """Bare progress is passed on this often, not at every step: who follows a run should not slow it down."""
@@ -84,6 +94,8 @@ def _outcome(job: Job, report: Report, lock: int, stopping: threading.Event) -> 
         return Refused(why) if why else trainer.train(job.request, report)
     except Stopped:
         return Halted()
+    except TrainerRefused as refusal:  # it had to look closer to see it
+        return Refused(str(refusal))
     except LabelloopError as error:
         traceback.print_exc()
         return Failed(type(error).__name__, error.message, error.hint, ours=True)

@@ -1,8 +1,9 @@
 """The trainer `command`: the user's own program, in any language, framework or interpreter.
 
 The program is told what to do by environment variables (and, in its arguments, by `{data}` and the like), and leaves an
-ONNX file of a family that `engines/detect` knows. Lines of its output that are JSON objects with a `step` are progress;
-every line goes to the log of the run. It is ended together with us, being in our process group.
+ONNX file of a family that `engines/detect` knows, or a folder of transformers. Lines of its output that are JSON
+objects with a `step` are progress; every line goes to the log of the run. It is ended together with us, being in our
+process group.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.decoding import from_json
 from labelloop.engines.base import EngineFactory
 from labelloop.engines.detect.recognise import metadata_names
+from labelloop.engines.model_folder import is_model_folder, pack
 from labelloop.engines.onnx import read_signature
 from labelloop.learning.trainers.base import (
     Progress,
@@ -79,6 +81,7 @@ class CommandTrainer:
         told = variables(request)
         model = Path(told["TRAIN_MODEL"])
         model.unlink(missing_ok=True)  # that of an earlier run would pass for this one's
+        shutil.rmtree(model.with_suffix(""), ignore_errors=True)
         argv = [_filled(word, told) for word in read_options(request.options, Options, trainer=NAME).argv]
         last = Progress(step=0, message=shlex.join(argv))
         with subprocess.Popen(
@@ -104,6 +107,7 @@ class CommandTrainer:
                 f"The command {argv[0]} ended with status {process.returncode}.",
                 hint=f"What it wrote is in {request.out / 'log.txt'}.",
             )
+        model = _left_as(model)
         return Trained(model, _card(model, request), last.metrics)
 
 
@@ -165,16 +169,29 @@ def progress_in(line: bytes) -> Progress | None:
         return None
 
 
-def _card(model: Path, request: TrainRequest) -> ModelCard:
-    """The card in `model.yaml` beside the file, completed from the file and the request. Raises LabelloopError when the
-    file is missing, of no known family, or speaks of other classes."""
+def _left_as(model: Path) -> Path:
+    """The ONNX file, or the folder of transformers beside it that has its name without the suffix, as one file. Raises
+    LabelloopError when neither is there."""
+    folder = model.with_suffix("")
+    if not model.is_file() and is_model_folder(folder):
+        packed = folder.with_suffix(".zip")
+        pack(folder, packed)
+        return packed
     if not model.is_file():
         raise TrainerFailed(
             f"The command ended well, and left no {model.name} in {model.parent}.",
             hint="Write the model to the path in the environment variable TRAIN_MODEL.",
         )
+    return model
+
+
+def _card(model: Path, request: TrainRequest) -> ModelCard:
+    """The card in `model.yaml` beside the file, completed from the file and the request. Raises LabelloopError when the
+    file is of no known family, or speaks of other classes."""
     card = read_card(model.with_suffix(".yaml"), name=request.base_card.name if request.base_card else NAME)
-    if not card.labels and not metadata_names(read_signature(model).metadata):
+    if model.suffix == ".zip":
+        card = msgspec.structs.replace(card, engine="transformers")
+    elif not card.labels and not metadata_names(read_signature(model).metadata):
         card = msgspec.structs.replace(card, labels=request.labels)  # the file does not name its classes
     factory: EngineFactory = plugins.load("labelloop.engines", card.engine)
     card = factory.describe(model, card)

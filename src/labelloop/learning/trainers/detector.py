@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labelloop.core.cards import ModelCard
+from labelloop.core.errors import ModelError
 from labelloop.engines.detect import DetectEngine
 from labelloop.engines.detect.prepare import Normaliser, Prepared
 from labelloop.engines.onnx import read_signature
@@ -67,16 +70,18 @@ class Detector(NamedTuple):
         return read(self.family, self.layers, values, points)
 
     def check(self, features: Sequence[NDArray[np.float32]]) -> Agreement:
-        """Compare module and ONNX Runtime on these inputs. Raises ModelError where they differ."""
+        """Compare module and ONNX Runtime on these inputs. Raises TrainerRefused where they differ."""
         part = self.graph.subgraph(self.module.inputs, self.module.outputs)
-        return check(self.module, part, dict(zip(self.module.inputs, features, strict=True)))
+        with _refusing():
+            return check(self.module, part, dict(zip(self.module.inputs, features, strict=True)))
 
 
 def open_detector(request: TrainRequest, *, part: str, cut: Sequence[str] = ()) -> Detector:
     """Take `request.base` apart; `part` says what is trained: "head", "neck" (and head) or "all". `cut` names the end
     of the backbone where the graph does not show it.
 
-    Raises TrainerRefused for a family without a recipe, ModelError for a file that cannot be taken apart.
+    Raises TrainerRefused for a family without a recipe and for a file that cannot be taken apart, ModelError for a card
+    that does not fit the file.
     """
     if request.base is None or request.base_card is None:
         raise TrainerRefused("There is no model to start from.", hint="Use the trainer scratch.")
@@ -84,14 +89,21 @@ def open_detector(request: TrainRequest, *, part: str, cut: Sequence[str] = ()) 
     family = FAMILIES.get(card.family or "")
     if family is None or card.input.size_wh is None:
         raise TrainerRefused(why_not(card), hint="")
-    signature = read_signature(request.base)
-    graph = read_graph(request.base, size_wh=card.input.size_wh)
+    with _refusing():
+        return _taken_apart(request.base, card, family, request.labels, part=part, cut=cut)
+
+
+def _taken_apart(
+    path: Path, card: ModelCard, family: Family, labels: tuple[str, ...], *, part: str, cut: Sequence[str]
+) -> Detector:
+    assert card.input.size_wh is not None
+    graph = read_graph(path, size_wh=card.input.size_wh)
     free_batch(graph)
     layers = located(family, graph, card)
-    _give_classes(graph, layers, card.labels, request.labels)
-    trained_card = msgspec.structs.replace(card, labels=request.labels, sha256="")
+    _give_classes(graph, layers, card.labels, labels)
+    trained_card = msgspec.structs.replace(card, labels=labels, sha256="")
     layers = located(family, graph, trained_card)
-    image = signature.inputs[0].name
+    image = read_signature(path).inputs[0].name
     place = _cut(graph, layers, image=image, family=card.family or "", part=part, names=tuple(cut))
     return Detector(
         graph=graph,
@@ -104,6 +116,15 @@ def open_detector(request: TrainRequest, *, part: str, cut: Sequence[str] = ()) 
         points=points_of(family, card.input.size_wh),
         normaliser=Normaliser(card.input, dtype="float32"),
     )
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """A file that cannot be taken apart may be one for another trainer."""
+    try:
+        yield
+    except ModelError as error:
+        raise TrainerRefused(error.message, hint=error.hint) from error
 
 
 def _cut(

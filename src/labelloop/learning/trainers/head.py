@@ -45,7 +45,7 @@ class HeadTrainer:
         return refusal(request)
 
     def train(self, request: TrainRequest, report: Report) -> Trained:
-        """Raises TrainerRefused, ModelError (a graph that cannot be taken apart), TrainerError, TrainerFailed."""
+        """Raises TrainerRefused (also for a graph that cannot be taken apart), TrainerError, TrainerFailed."""
         options = read_options(request.options, HeadOptions, trainer=self.name)
         return fine_tune(request, report, part=options.part, options=options)
 
