@@ -63,8 +63,8 @@ def summary(statuses: list[str]) -> str:
 
 
 def coverage(settings: Settings, registry: Registry) -> Coverage:
-    """Looks the model up in our store: by the version that Label Studio was told, else by what serves the project, since
-    hosted models call themselves as they like. Those have no label map."""
+    """Looks the model up in our store: by the version that Label Studio was told, else by what serves the project,
+    since hosted models call themselves as they like. Those have no label map."""
     from labelloop.core.errors import ModelNotFound
     from labelloop.labelstudio.config import parse_config
     from labelloop.labelstudio.labelmap import LabelMap, build_label_map, read_labels_file
