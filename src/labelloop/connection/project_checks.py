@@ -17,7 +17,7 @@ from labelloop.labelstudio.labelmap import LabelMap
 from labelloop.labelstudio.records import Backend, Project, Storage
 from labelloop.serving.projects import NO_MODEL
 
-Coverage = Callable[[Project, str], tuple[str, LabelMap] | None]
+Coverage = Callable[[Project, str], tuple[str, LabelMap | None] | None]
 """The model that serves a project (by the version that /setup said, "" when unknown) and its label map onto the
 project; None when it is not in this machine's store."""
 
@@ -132,6 +132,11 @@ def check_labels(client: Client, project: Project, row: Backend | None, coverage
         yield skipped("labels", message, fix)
         return
     model, label_map = found
+    if label_map is None:
+        yield ok(
+            "labels", f"{model} writes regions by itself; what Label Studio would not take is left out and logged."
+        )
+        return
     where = wiring.page(client, project, "settings/labeling")
     for note in label_map.notes:
         yield warn("labels", note, f"The labeling interface is at {where}.")

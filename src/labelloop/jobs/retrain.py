@@ -140,7 +140,7 @@ class Retrain:
             asked = msgspec.structs.replace(asked, annotators=self._run.options.annotators)
         manifest = pull(self._parts.client, self._project(), asked, ask=self._parts.patience)
         if not any(item.drawn or item.said for item in manifest.on("train")):
-            done = "made a choice about" if manifest.learns == "choices" else "drawn a box on"
+            done = {"choices": "made a choice about", "masks": "painted on"}.get(manifest.learns, "drawn a box on")
             return self._decline(
                 f"There is nothing to learn from: nobody has {done} a {manifest.reads[:-1]} to train on."
             )
