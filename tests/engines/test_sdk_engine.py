@@ -77,12 +77,55 @@ else:
 """
 
 
+WSGI_WITH_PAGES = """
+from label_studio_ml.api import init_app
+from second import Second
+app = init_app(Second)
+app.config["JSON_SORT_KEYS"] = False
+
+@app.route("/versions", methods=["GET"])
+def versions():
+    return "1"
+"""
+
+WSGI_THAT_IS_RUN = """
+import argparse
+from label_studio_ml.api import init_app
+from second import Second
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", default=9090)
+    init_app(model_class=Second).run(port=parser.parse_args().port)
+
+if __name__ == "__main__":
+    main()
+"""
+
+SEVERAL = """
+import os
+from label_studio_ml.model import LabelStudioMLBase
+from label_studio_ml.response import ModelResponse, PredictionValue
+
+HOST, KEY = os.getenv("LABEL_STUDIO_HOSTNAME"), os.getenv("LABEL_STUDIO_API_KEY")
+
+class Several(LabelStudioMLBase):
+    threshold = 0.5
+    def predict(self, tasks, context=None, **kwargs):
+        name, shown, _ = self.label_interface.get_first_tag_occurence("Choices", "Text")
+        result = {"from_name": name, "to_name": shown, "type": "choices", "value": {"choices": ["A"]}}
+        result["meta"] = {"told": [HOST, KEY, self.threshold]}
+        return ModelResponse(predictions=[[PredictionValue([result], 0.5), PredictionValue([])] for _ in tasks])
+"""
+
+
 class MemoryDesk:
     """A Desk without a house."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.values: dict[tuple[str, str, str], Any] = {}
+        self.studio = ("", "")
 
     def folder(self, model: str) -> Path:
         return self.home
@@ -94,7 +137,7 @@ class MemoryDesk:
         self.values[model, project, key] = value
 
     def connection(self, project: str) -> tuple[str, str]:
-        return "", ""
+        return self.studio
 
     def local_path(self, model: str, project: str, uri: str, task_id: int | None) -> Path:
         raise ModelError("there are no media here")
@@ -211,6 +254,23 @@ def test_a_wsgi_file_names_the_class_and_what_it_is_built_with(load: Load, tmp_p
     (tmp_path / "backend" / "second.py").write_text(SECOND)
     engine = load(WSGI, file="backend/_wsgi.py", source=str(tmp_path / "backend"))
     assert result_of(ask(engine, "x")[0])["meta"]["asked"][1] == 0.125
+
+
+@pytest.mark.parametrize("text", [WSGI_WITH_PAGES, WSGI_THAT_IS_RUN], ids=["pages of its own", "only when it is run"])
+def test_other_wsgi_files_start_as_they_are(load: Load, tmp_path: Path, text: str) -> None:
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend" / "second.py").write_text(SECOND)
+    engine = load(text, file="backend/_wsgi.py", source=str(tmp_path / "backend"))
+    assert result_of(ask(engine, "x")[0])["value"] == {"choices": ["b"]}
+
+
+def test_what_a_model_reads_while_it_is_imported_is_there(load: Load, desk: MemoryDesk) -> None:
+    """And an option wins over the value of the class; of several predictions of a task the first one counts."""
+    desk.studio = ("http://studio:8080", "a token")
+    engine = load(SEVERAL, threshold=0.25)
+    assert result_of(ask(engine, "x", "y")[1])["meta"] == {"told": ["http://studio:8080", "a token", 0.25]}
+    other = load(SEVERAL, LABEL_STUDIO_HOSTNAME="http://other:8080")
+    assert result_of(ask(other, "x")[0])["meta"] == {"told": ["http://other:8080", "a token", 0.5]}
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,18 @@ def test_a_detector_learns_from_the_annotated_tasks_of_its_project(stand: Stand)
             assert caller.predict(tasks, project=project)[0]["result"][0]["value"]["x"] == 40
 
 
+def test_where_label_studio_is_can_stand_in_with(stand: Stand) -> None:
+    """As the tutorials write it: pictures are fetched there then, by us."""
+    with FakeLabelStudio() as studio:
+        project = studio.add_project("boxes", BOXES)
+        url = studio.add_upload(project, "a.jpg", jpeg(64, 48))
+        told = ("--with", f"LABEL_STUDIO_HOSTNAME={studio.url}", f"LABEL_STUDIO_API_KEY={studio.token}", "device=cpu")
+        with stand.serving(str(BACKENDS / "box_detector"), *told) as caller:
+            caller.studio = studio
+            (said,) = caller.predict([{"id": 1, "data": {"image": url}}], project=project)
+    assert said["result"][0]["original_width"] == 64
+
+
 def test_a_task_that_kills_the_model_fails_alone(begin: Begin) -> None:
     caller = begin("box_detector", "--with", "poison=poisonous")
     tasks = [{"id": n, "data": {"image": "data:,poisonous" if n == 2 else PICTURE}} for n in range(4)]
@@ -263,9 +275,14 @@ def test_init_makes_a_backend_that_starts(stand: Stand, tmp_path: Path) -> None:
     assert said.returncode == 0, said.stderr
     assert "already" in stand.run("init", "mine", "--root-dir", str(tmp_path)).stderr
     assert "NewModel" in stand.run("start", str(tmp_path / "mine"), "--check").stdout
+    (tmp_path / "mine" / "weights.bin").write_text("dear")
     script = f"{BACKENDS / 'box_detector' / 'detector.py'}:MeanBox"
     assert stand.run("create", "mine", "--root-dir", str(tmp_path), "--force", "--script", script).returncode == 0
     assert "MeanBox" in stand.run("start", str(tmp_path / "mine"), "--check").stdout
+    assert (tmp_path / "mine" / "weights.bin").read_text() == "dear"
+    official = "label_studio_ml/examples/mmdetection/mmdetection.py"  # as the tutorials have it
+    assert stand.run("init", "theirs", "--root-dir", str(tmp_path), "--from", official).returncode == 0
+    assert "runtime: openmmlab" in (tmp_path / "theirs" / "requirements.txt").read_text()
 
 
 # --- two at a time --------------------------------------------------------------------------------------

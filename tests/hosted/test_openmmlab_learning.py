@@ -227,12 +227,22 @@ def annotate(studio: FakeLabelStudio, tasks: list[int], scenes: list[Shapes]) ->
 
 AS_ASKED = """
 import sys
+from types import SimpleNamespace
+import numpy
 sys.path.append(sys.argv[1])
+from labelloop_openmmlab import infer
 from labelloop_openmmlab.training import without_batch_augments
 from mmengine.config import Config
 model = Config.fromfile(sys.argv[2]).model
 trained = without_batch_augments(model)
 print(trained.data_preprocessor.batch_augments, len(model.data_preprocessor.batch_augments), trained.bbox_head.type)
+batches = []
+sample = SimpleNamespace(cpu=lambda: sample)
+def step(data):
+    batches.append(len(data["img"]))
+    return [sample] * batches[-1]
+network = SimpleNamespace(reads_rgb=False, test_pipeline=dict, test_step=step)
+print(len(list(infer(network, [numpy.zeros((4, 4, 3), numpy.uint8)] * 10))), *batches)
 """
 
 
@@ -241,7 +251,9 @@ def test_pictures_are_learned_from_at_the_size_at_which_the_model_is_asked(runti
     without that all ten, after 120 steps and 295 s."""
     (installed,) = runtime.path.glob("lib/python3*/site-packages")
     config = installed / "mmdet/.mim/configs/yolox/yolox_tiny_8xb8-300e_coco.py"
-    assert run_there(runtime, AS_ASKED, config).split() == ["None", "1", "YOLOXHead"]
+    asked, batches = run_there(runtime, AS_ASKED, config).splitlines()
+    assert asked.split() == ["None", "1", "YOLOXHead"]
+    assert batches.split() == ["10", "8", "2"], "ten pictures, in batches of eight at most"
 
 
 def test_the_same_model_twice_is_one_version(learned: Learned) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 import tarfile
@@ -17,7 +18,7 @@ import pytest
 
 from labelloop.core.errors import RuntimeSetupError
 from labelloop.runtimes import venvs
-from labelloop.runtimes.source import Build, can_compile_cuda, has_wheel
+from labelloop.runtimes.source import Build, can_compile_cuda, has_gpu, has_wheel, is_for_cuda
 from labelloop.runtimes.source import build_wheel as build_wheel_of
 
 
@@ -111,6 +112,8 @@ def test_too_small_a_disk_is_told_before_anything_is_made(home: Path, monkeypatc
     assert venvs.look(home, "tiny").state == "missing"
 
 
+ON_GPU = "import tinything; print('it is for the CPU')"
+
 SETUP = """\
 import pathlib, shutil, sys, zipfile
 from setuptools import Command, setup
@@ -153,29 +156,84 @@ setup(name="tinybuilt", version="1.0", cmdclass={"bdist_wheel": Wheel})
 """
 
 
+LISTS = "#!/bin/sh\necho 'GPU 0: a card (UUID: GPU-0)'\n"
+"""What NVIDIA's tool prints where there is a GPU."""
+
+
+def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
+    """Programs that come first on the path; "_" stands for "-"."""
+    folder.mkdir()
+    for name, text in scripts.items():
+        path = folder / name.replace("_", "-")
+        path.write_text(text)
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_HOME", str(folder / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("tool", "found"),
+    [(LISTS, True), ("#!/bin/sh\necho 'No devices were found'\n", False), ("#!/bin/sh\nexit 9\n", False), ("no program", False)],
+    ids=["one", "none", "no driver", "no tool that runs"],
+)  # fmt: skip
+def test_a_gpu_is_what_nvidias_tool_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str, found: bool
+) -> None:
+    programs(tmp_path / "bin", monkeypatch, nvidia_smi=tool, nvcc=LISTS)
+    assert has_gpu() is found
+    assert can_compile_cuda() is found
+
+
+@pytest.mark.parametrize(
+    ("compiler", "said", "built_for_cuda"),
+    [("nvcc", None, True), ("other", None, False), ("nvcc", "0", False), ("other", "1", True)],
+    ids=["a compiler", "none", "somebody wants it for the CPU", "somebody wants it for CUDA"],
+)
+def test_mmcv_is_built_for_cuda_where_that_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, said: str | None, built_for_cuda: bool
+) -> None:
+    if compiler == "other" and shutil.which("nvcc"):
+        pytest.skip("there is a CUDA compiler here")
+    programs(tmp_path / "bin", monkeypatch, nvidia_smi=LISTS, **{compiler: LISTS})
+    monkeypatch.delenv("FORCE_CUDA", raising=False)
+    if said is not None:
+        monkeypatch.setenv("FORCE_CUDA", said)
+    (build,) = (step for step in venvs.RUNTIMES["openmmlab"].steps if isinstance(step, Build))
+    assert is_for_cuda(build) is built_for_cuda
+
+
 @pytest.mark.slow
 def test_a_package_without_a_wheel_is_built_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut short it goes on where it was, and what it built outlives the runtime."""
+    """Cut short it goes on where it was, and what it built outlives the runtime; what it built for CUDA lies apart. Where
+    there is a GPU it is told why it would not be used."""
+    programs(tmp_path / "bin", monkeypatch, nvidia_smi=LISTS, nvcc=LISTS)
     with tarfile.open(tmp_path / "wheels" / "tinybuilt-1.0.tar.gz", "w:gz") as archive:
         info = "Metadata-Version: 2.1\nName: tinybuilt\nVersion: 1.0\n"
         for name, text in {"setup.py": SETUP, "PKG-INFO": info}.items():
             entry = tarfile.TarInfo(f"tinybuilt-1.0/{name}")
             entry.size = len(text.encode())
             archive.addfile(entry, io.BytesIO(text.encode()))
-    build = Build("tinybuilt==1.0", replaced=(("SAID = 'old'", "SAID = 'new'"),))
+    build = Build("tinybuilt==1.0", replaced=(("SAID = 'old'", "SAID = 'new'"),), gpu=("TINY_CUDA", "1", "0"))
     steps = (("tinything==1.0",), build, ("--no-deps", "--only-binary", "tinybuilt", "tinybuilt==1.0"))
     pins = ("tinything==1.0", "tinybuilt==1.0")
-    monkeypatch.setattr(venvs, "RUNTIMES", {"tiny": venvs.Spec(pins, ("tinybuilt",), 1, "for this test", steps)})
+    monkeypatch.setattr(
+        venvs, "RUNTIMES", {"tiny": venvs.Spec(pins, ("tinybuilt",), 1, "for this test", steps, ON_GPU)}
+    )
     told: list[str] = []
-    with pytest.raises(RuntimeSetupError, match="the compiler was killed"):
+    with pytest.raises(RuntimeSetupError, match="the compiler was killed") as caught:
         venvs.create(home, "tiny", progress=told.append)
+    assert "TINY_CUDA=0 labelloop runtimes create tiny" in caught.value.hint
     assert "tiny: compiled 10 of 20 files" in told
+    assert told.count("tiny: it is for the CPU") == 1
     told.clear()
     made = venvs.create(home, "tiny", progress=told.append)
     assert told[0].startswith("tiny: going on with")
     assert "new" in next(made.path.rglob("tinybuilt.py")).read_text()
+    assert venvs.remarks(made) == ["it is for the CPU"]
+    monkeypatch.setenv("PATH", os.defpath)
+    assert venvs.remarks(made) == [] or has_gpu()
     assert venvs.remove(home, "tiny")
-    assert has_wheel(build, home / "runtimes" / "tiny.built" / "wheels"), "it need not be built again"
+    assert has_wheel(build, home / "runtimes" / "tiny.built-cuda" / "wheels"), "it need not be built again"
 
 
 def test_mmcv_is_built_from_changed_source_where_no_wheel_is_given(tmp_path: Path) -> None:

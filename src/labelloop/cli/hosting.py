@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,16 @@ def _value(text: str) -> Any:
             continue
     is_path = "/" in text or Path(text).suffix
     return str(Path(text).resolve()) if is_path and "://" not in text and Path(text).exists() else text
+
+
+def label_studio_of(options: Mapping[str, Any]) -> dict[str, str]:
+    """What `--with LABEL_STUDIO_HOSTNAME=…` says for us too: where pictures come from is the model's and ours."""
+    names = {
+        "label_studio_url": ("LABEL_STUDIO_URL", "LABEL_STUDIO_HOSTNAME", "LABEL_STUDIO_HOST"),
+        "label_studio_token": ("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_TOKEN"),
+    }
+    found = {setting: [options[name] for name in known if name in options] for setting, known in names.items()}
+    return {setting: str(values[0]) for setting, values in found.items() if values}
 
 
 def is_code(source: str) -> bool:

@@ -51,21 +51,37 @@ def init(
     root_dir: Path = typer.Option(None, help="Folder to make it in (default: the working directory)."),
 ) -> None:
     """Make a folder for a backend: its model.py, _wsgi.py and requirements.txt."""
-    import shutil
-
     from labelloop.core.errors import ModelError
 
     folder = (root_dir or Path()) / name
     if folder.exists() and not force:
         raise ModelError(f"There is {folder} already.", hint="Choose another name, or pass --force.")
-    model, content = _beginning(script)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "model.py").write_text(content)
+    example = _example(script) if script else None
+    model, content = _beginning(example or script)
+    imported = _requirements(example, script)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.py").write_text(content, encoding="utf-8")
     (folder / "_wsgi.py").write_text(WSGI.format(module="model", model=model))
-    runtime = f"# runtime: {EXAMPLES[script]}\n" if script in EXAMPLES else ""
-    (folder / "requirements.txt").write_text(f"# what model.py imports; label-studio-ml may be left out\n{runtime}")
+    (folder / "requirements.txt").write_text(imported, encoding="utf-8")
     typer.echo(f"{folder} is made. Start it: labelloop start {folder}")
+
+
+def _example(script: str) -> str | None:
+    """The name of a backend that comes along, also where it is named as the official tutorials do: by its path in their
+    package."""
+    parts = Path(script.partition(":")[0]).parts
+    if len(parts) > 1 and not ("examples" in parts and not Path(*parts).exists()):
+        return None
+    return next((name for name in EXAMPLES if name in parts), None)
+
+
+def _requirements(example: str | None, script: str | None) -> str:
+    """What stands beside the script, and the runtime of an example."""
+    text = "# what model.py imports; label-studio-ml may be left out\n"
+    if example:
+        return f"{text}# runtime: {EXAMPLES[example]}\n"
+    beside = Path(script.partition(":")[0]).parent / "requirements.txt" if script else Path()
+    return text + (beside.read_text(encoding="utf-8") if beside.is_file() else "")
 
 
 def _beginning(script: str | None) -> tuple[str, str]:

@@ -47,6 +47,8 @@ def check(name: str = typer.Argument(help="Name of the runtime.")) -> None:
 
     runtime = venvs.check(read_settings().home, name)
     typer.echo(f"{name} is {runtime.state} in {runtime.path}")
+    for remark in venvs.remarks(runtime) if runtime.state == "ready" else ():
+        typer.echo(remark)
     if runtime.state != "ready":
         typer.echo(f"Make it with: labelloop runtimes create {name}", err=True)
         raise typer.Exit(1)

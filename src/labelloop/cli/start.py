@@ -35,7 +35,7 @@ def start(
     root_dir: Path = typer.Option(None, help="Folder that DIR is in (default: the working directory)."),
 ) -> None:
     """Run a backend written for the official SDK, with or without that package."""
-    from labelloop.cli.hosting import hosted_card
+    from labelloop.cli.hosting import hosted_card, label_studio_of, parse_options
     from labelloop.cli.serve import run
     from labelloop.core.settings import read_settings
     from labelloop.serving.models import add_model, open_registry
@@ -46,6 +46,7 @@ def start(
         basic_auth_user=basic_auth_user,
         basic_auth_pass=basic_auth_pass,
         log_level="debug" if debug else log_level.lower() if log_level else None,
+        **label_studio_of(parse_options(options)),
     )
     source = str(root_dir / directory) if root_dir else directory
     card = hosted_card(source, engine="sdk", name=None, options=options, python=python, model_dir=model_dir)

@@ -24,6 +24,10 @@ SERVING = frozenset({"model_dir", "redis_queue", "redis_host", "redis_port", "us
                      "basic_auth_pass"})  # fmt: skip
 """Arguments of `init_app` that were about the server and not about the model."""
 
+WHERE = ("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST", "LABEL_STUDIO_HOSTNAME")
+TOKEN = ("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_ACCESS_TOKEN")
+"""Variables that models read, many of them while they are imported."""
+
 BUILT_VERSION = "labelloop.built_version"
 
 UNSET = ("", "INITIAL", "0.0.1", "None")
@@ -83,6 +87,7 @@ class Backend:
         said. Those in capitals become environment variables before anything is imported."""
         os.environ["MODEL_DIR"] = model_dir
         os.environ.update({key: str(value) for key, value in options.items() if key.isupper()})
+        self._connection("")
         sys.path.append(NAMES)
         package = importlib.import_module("label_studio_ml")
         self._stands_in = os.path.abspath(str(package.__file__)).startswith(NAMES)
@@ -133,7 +138,7 @@ class Backend:
         with self._building:
             learner = self._build(project, label_config)
         if self._first_generation:
-            others = {"workdir": workdir, "event": event, "data": data}
+            others = {"workdir": workdir, "job_id": os.path.basename(workdir), "event": event, "data": data}
             output = _call(learner.fit, (completions,), others)
         else:
             output = _call(learner.fit, (event, data), {})
@@ -157,10 +162,7 @@ class Backend:
             return self._instances[key]
 
     def _build(self, project: str, label_config: str) -> Any:
-        url, token = self._ask("connection", project=project)
-        for name, value in (("LABEL_STUDIO_URL", url), ("LABEL_STUDIO_HOST", url), ("LABEL_STUDIO_API_KEY", token)):
-            if value:
-                os.environ.setdefault(name, value)
+        url, token = self._connection(project)
         known = {
             "project_id": project,
             "label_config": label_config,
@@ -172,7 +174,7 @@ class Backend:
         accepted, takes_all = _parameters(self._class)
         instance = self._class.__new__(self._class)
         for name, value in self._options.items():
-            if name not in accepted and not hasattr(self._class, name):  # it has no parameter for it
+            if name not in accepted and _is_plain(self._class, name):  # it has no parameter for it
                 setattr(instance, name, value)
         self._keeper.building.now = True
         try:
@@ -180,6 +182,15 @@ class Backend:
         finally:
             self._keeper.building.now = False
         return instance
+
+    def _connection(self, project: str) -> tuple[str, str]:
+        """Address and token of the project's Label Studio, where they are known; the first that are become variables
+        that nobody else set."""
+        url, token = self._ask("connection", project=project)
+        for names, value in ((WHERE, url), (TOKEN, token)):
+            for name in names if value else ():
+                os.environ.setdefault(name, value)
+        return url, token
 
     def _version_of(self, instance: Any) -> str:
         if self._stands_in:  # what was set says it; the property would fall back on a version that nobody chose
@@ -208,13 +219,20 @@ def _model_class(source: str) -> tuple[Any, dict[str, Any]]:
         found = _classes_in(_import(file))
         if wanted:
             found = [one for one in found if one.__name__ == wanted]
-        if len(found) > 1:
-            names = ", ".join(one.__name__ for one in found)
-            raise ImportError(f"{file} has several models, {names}: name one, as {file}:{found[0].__name__}")
         if found:
-            return found[0], options
+            return _only_class(file, found), options
     looked = ", ".join(files) or f"{path}, which has no _wsgi.py and no model.py"
     raise ImportError(f"there is no subclass of LabelStudioMLBase {f'called {wanted} ' if wanted else ''}in {looked}")
+
+
+def _only_class(file: str, found: list[Any]) -> Any:
+    """Raises ImportError where there is not one."""
+    if not found:
+        raise ImportError(f"{file} does not call init_app(model_class=…), and there is no model in it")
+    if len(found) > 1:
+        names = ", ".join(one.__name__ for one in found)
+        raise ImportError(f"{file} has several models, {names}: name one, as {file}:{found[0].__name__}")
+    return found[0]
 
 
 def _config(path: str) -> dict[str, Any]:
@@ -259,7 +277,8 @@ def _is_functions(model: Any) -> bool:
 
 
 def _started_by(path: str) -> tuple[Any, dict[str, Any]]:
-    """What a `_wsgi.py` gives to `init_app` when a web server imports it."""
+    """What a `_wsgi.py` gives to `init_app` when a web server imports it; where it calls that only when it is run, the
+    one model in it."""
     api = importlib.import_module("label_studio_ml.api")
     given: list[tuple[Any, dict[str, Any]]] = []
     original: Any = api.init_app
@@ -270,11 +289,11 @@ def _started_by(path: str) -> tuple[Any, dict[str, Any]]:
 
     api.init_app = init_app  # type: ignore[attr-defined]
     try:
-        _import(path)
+        module = _import(path)
     finally:
         api.init_app = original  # type: ignore[attr-defined]
     if not given:
-        raise ImportError(f"{path} does not call init_app(model_class=…)")
+        return _only_class(path, _classes_in(module)), {}
     model_class, options = given[-1]
     return model_class, {key: value for key, value in options.items() if key not in SERVING}
 
@@ -294,6 +313,13 @@ def _parameters(model_class: Any) -> tuple[set[str], bool]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return names, False
     return names, True
+
+
+def _is_plain(model_class: Any, name: str) -> bool:
+    """Whether an instance may have a value under this name: the class has none, or another value, and no method or
+    property."""
+    found = inspect.getattr_static(model_class, name, None)
+    return not callable(found) and not hasattr(found, "__get__")
 
 
 def _hears_events(fit: Any) -> bool:

@@ -42,6 +42,20 @@ REQUIREMENTS = (TORCH, "torchvision==0.28.0", MMCV, "numpy==1.26.4", *PACKAGES)
 
 IMPORTS = ("torch", "mmcv.ops", "mmengine", "mmdet", "mmyolo", "mmocr")
 
+ON_GPU = """\
+import importlib.util, torch
+if torch.version.cuda is None:
+    print(f"torch {torch.__version__} is for the CPU, and there is a GPU: choose an index that has it for CUDA "
+          "(PIP_INDEX_URL), then: labelloop runtimes create openmmlab --fresh")
+elif importlib.util.find_spec("mmcv") is not None:
+    from mmcv.ops import get_compiling_cuda_version
+    if get_compiling_cuda_version() == "not available":
+        print("mmcv was built without CUDA, so models run on the CPU though there is a GPU: install NVIDIA's compiler, "
+              f"nvcc, for CUDA {torch.version.cuda}, then, without a wheel of mmcv: "
+              "labelloop runtimes create openmmlab --fresh")
+"""
+"""Asked in the runtime where there is a GPU: prints why it would not be used."""
+
 STEPS = (
     (TORCH,),
     BESIDE,

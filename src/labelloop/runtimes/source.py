@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +14,16 @@ from typing import NamedTuple
 from labelloop.core.errors import RuntimeSetupError
 from labelloop.runtimes.processes import inherited_environment
 
+ASKING_S = 20.0
+
 Run = Callable[[Sequence[str], Mapping[str, str], Path | None], None]
 """Runs a program with variables beside ours, in a folder; its output goes to the runtime's log."""
 
 
 class Build(NamedTuple):
     """A package to build where nobody gives its wheel. `tools` are installed for it, `replaced` texts in its setup.py,
-    `environment` variables that the build reads. `gpu` is a variable with its values where CUDA can be compiled for and
-    where not. `minutes` is what it takes on one core, for people."""
+    `environment` variables that the build reads. `gpu` is a variable with its values where CUDA is to be compiled for
+    and where not; who sets it has decided. `minutes` is what it takes on one core, for people."""
 
     requirement: str
     tools: tuple[str, ...] = ()
@@ -89,15 +92,37 @@ def _environment(build: Build) -> dict[str, str]:
     variables = dict(build.environment)
     if build.gpu is not None:
         name, with_gpu, without = build.gpu
-        variables[name] = with_gpu if can_compile_cuda() else without
+        variables[name] = with_gpu if is_for_cuda(build) else without
     return variables
 
 
+def is_for_cuda(build: Build) -> bool:
+    """Whether it is to be built for the GPU: as its variable says, else where there is one and a compiler for it."""
+    if build.gpu is None:
+        return False
+    name, with_gpu, _ = build.gpu
+    said = inherited_environment().get(name)
+    return can_compile_cuda() if said is None else said == with_gpu
+
+
 def can_compile_cuda() -> bool:
-    """Whether there is a GPU here (its driver says so) and a CUDA compiler."""
+    """Whether there is a GPU here and a CUDA compiler."""
     home = inherited_environment().get("CUDA_HOME", "/usr/local/cuda")
     compiler = shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
-    return compiler is not None and Path("/proc/driver/nvidia/version").exists()
+    return compiler is not None and has_gpu()
+
+
+def has_gpu() -> bool:
+    """Whether there is a GPU of NVIDIA's here: its tool lists it. Where that is missing, whether its driver is loaded,
+    which alone would also be so in a container that was given no GPU."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return Path("/proc/driver/nvidia/version").exists()
+    try:
+        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False, timeout=ASKING_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return listed.returncode == 0 and "GPU" in listed.stdout
 
 
 def worth_telling(line: str) -> str:

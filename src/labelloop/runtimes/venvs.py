@@ -35,7 +35,8 @@ Step = tuple[str, ...] | Build
 class Spec(NamedTuple):
     """One row of the table. `requirements` are exact pins; `imports` must succeed for the runtime to count as made.
 
-    `steps` are arguments of `pip install`, and packages to build, in order, where one call cannot do it.
+    `steps` are arguments of `pip install`, and packages to build, in order, where one call cannot do it. `on_gpu` is
+    Python that prints why a GPU would not be used.
     """
 
     requirements: tuple[str, ...]
@@ -43,6 +44,7 @@ class Spec(NamedTuple):
     disk_bytes: int
     purpose: str
     steps: tuple[Step, ...] = ()
+    on_gpu: str = ""
 
 
 class Runtime(NamedTuple):
@@ -71,6 +73,7 @@ RUNTIMES = {
         disk_bytes=4_000_000_000,
         purpose="MMDetection, MMYOLO and MMOCR",
         steps=openmmlab.STEPS,
+        on_gpu=openmmlab.ON_GPU,
     ),
 }
 """Every runtime labelloop knows how to make."""
@@ -124,6 +127,15 @@ def check(home: Path, name: str) -> Runtime:
     if runtime.state != "ready":
         _write_marker(runtime)
     return runtime._replace(state="ready")
+
+
+def remarks(runtime: Runtime) -> list[str]:
+    """Why it would not use the GPU that is here; nothing where there is none, or where it would."""
+    if not runtime.spec.on_gpu or not source.has_gpu():
+        return []
+    asked = [str(runtime.python), "-c", runtime.spec.on_gpu]
+    done = subprocess.run(asked, env=_pip_environment(), capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
 
 
 def create(
@@ -242,6 +254,7 @@ def _make(runtime: Runtime, progress: Progress, find_links: Path | None) -> None
     progress(f"{runtime.name}: {doing} {', '.join(runtime.spec.requirements)} (some minutes; log: {log})")
     pip = [str(runtime.python), "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
     links = [find_links.resolve()] if find_links is not None else []
+    told: set[str] = set()
     for number, step in enumerate(steps):
         if isinstance(step, Build):
             links += _built(step, runtime, links, log=log, progress=progress)
@@ -249,6 +262,10 @@ def _make(runtime: Runtime, progress: Progress, find_links: Path | None) -> None
             given = [word for folder in links for word in ("--find-links", str(folder))]
             _run([*pip, *given, *step], log=log, runtime=runtime, progress=progress)
         (runtime.path / DONE).write_text(json.dumps(_plain(steps[: max(done, number + 1)])))
+        for remark in remarks(runtime):  # the first of them before something is built for an hour
+            if remark not in told:
+                progress(f"{runtime.name}: {remark}")
+                told.add(remark)
     if complaint := _complaint(runtime):
         raise RuntimeSetupError(
             f"The runtime {runtime.name} was installed and does not work: {complaint}.", hint=f"pip's log: {log}."
@@ -260,16 +277,26 @@ def _make(runtime: Runtime, progress: Progress, find_links: Path | None) -> None
 def _built(build: Build, runtime: Runtime, links: list[Path], *, log: Path, progress: Progress) -> list[Path]:
     """The folder with the wheel that we built, now or earlier; none where one was given. It stays when the runtime is
     removed: it is what takes long."""
-    folder = runtime.path.parent / f"{runtime.name}.built"
+    for_cuda = source.is_for_cuda(build)
+    folder = runtime.path.parent / f"{runtime.name}.built{'-cuda' if for_cuda else ''}"
     if source.has_wheel(build, *links):
         return []
     if not source.has_wheel(build, folder / "wheels"):
-        progress(f"{runtime.name}: building {build.requirement}, some {build.minutes} minutes of one core")
+        where = "for CUDA and the CPU" if for_cuda else "for the CPU"
+        progress(f"{runtime.name}: building {build.requirement} {where}, some {build.minutes} minutes of one core")
 
         def run(argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None) -> None:
             _run(argv, log=log, runtime=runtime, progress=progress, environment=environment, cwd=cwd)
 
-        source.build_wheel(build, python=runtime.python, folder=folder, run=run)
+        try:
+            source.build_wheel(build, python=runtime.python, folder=folder, run=run)
+        except RuntimeSetupError as error:
+            if not for_cuda or build.gpu is None:
+                raise
+            name, _, without = build.gpu
+            again = f"{name}={without} labelloop runtimes create {runtime.name}"
+            hint = f"{error.hint} To build it for the CPU alone: {again}"
+            raise RuntimeSetupError(error.message, hint=hint) from error
     return [folder / "wheels"]
 
 

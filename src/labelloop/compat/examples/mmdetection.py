@@ -10,7 +10,8 @@ import json
 import threading
 
 from label_studio_ml.model import LabelStudioMLBase
-from label_studio_sdk.converter.brush import mask2rle
+from labelloop_brush import mask2rle
+from labelloop_label_config import LabelInterface, label_map
 from labelloop_openmmlab import classes_of, device_of, infer, load_model, outlines_of, read_task
 
 ONE_AT_A_TIME = threading.Lock()
@@ -44,11 +45,11 @@ class MMDetection(LabelStudioMLBase):
             with open(labels_file, encoding="utf-8") as file:
                 aliases = json.load(file)
         found = []
-        for control in self.label_interface.controls if self.label_config else ():
+        for control in LabelInterface(self.label_config).controls if self.label_config else ():
             pictures = [shown for shown in control.objects if shown.tag == "Image"]
             if control.tag not in ("RectangleLabels", "PolygonLabels", "BrushLabels") or not pictures:
                 continue
-            labels = self.build_label_map(control.name, self.classes)
+            labels = label_map(control, self.classes)
             labels.update({name: label for name, label in aliases.items() if label in control.labels})
             found.append((control, pictures[0], labels))
         return found
@@ -59,8 +60,7 @@ class MMDetection(LabelStudioMLBase):
         shown = self.controls[0][1]
         pictures = [read_task(self, task, shown.value_name) for task in tasks]
         with ONE_AT_A_TIME:
-            answers = infer(self.model, pictures)
-        return [{"result": self._draw(*pair)} for pair in zip(answers, pictures)]
+            return [{"result": self._draw(*pair)} for pair in zip(infer(self.model, pictures), pictures)]
 
     def _draw(self, answer, picture):
         found = answer.pred_instances

@@ -11,6 +11,7 @@ import threading
 import uuid
 
 from label_studio_ml.model import LabelStudioMLBase
+from labelloop_label_config import LabelInterface, label_map
 from labelloop_openmmlab import device_of, infer, load_model, read_task
 
 ONE_AT_A_TIME = threading.Lock()
@@ -46,7 +47,8 @@ class MMOCR(LabelStudioMLBase):
     def _controls(self, wanted):
         """The control that draws lines, the one that takes their text, and (control, label) for what they are called:
         `wanted` or what has it among its `predicted_values`, else the first label there is."""
-        shown = [one for one in self.label_interface.controls if any(tag.tag == "Image" for tag in one.objects)]
+        controls = LabelInterface(self.label_config).controls
+        shown = [one for one in controls if any(tag.tag == "Image" for tag in one.objects)]
         places = sorted((one for one in shown if one.tag in PLACES), key=lambda one: PLACES.index(one.tag))
         if not places:
             raise ValueError(f"the label config has none of {', '.join(PLACES)} on an Image")
@@ -55,14 +57,13 @@ class MMOCR(LabelStudioMLBase):
         named = place if place.labels else next((one for one in shown if one.tag == "Labels" and one.labels), None)
         if named is None:
             return place, words, None
-        return place, words, (named, self.build_label_map(named.name, [wanted]).get(wanted, named.labels[0]))
+        return place, words, (named, label_map(named, [wanted]).get(wanted, named.labels[0]))
 
     def predict(self, tasks, context=None, **kwargs):
         picture_tag = next(tag for tag in self.place.objects if tag.tag == "Image")
         pictures = [read_task(self, task, picture_tag.value_name) for task in tasks]
         with ONE_AT_A_TIME:
-            found = infer(self.detector, pictures)
-            lines = [self._lines(answer, picture) for answer, picture in zip(found, pictures)]
+            lines = [self._lines(*pair) for pair in zip(infer(self.detector, pictures), pictures)]
             crops = [crop(picture, quad) for quads, picture in zip(lines, pictures) for quad, _ in quads]
             read = iter(self._words(crops))
         predictions = []

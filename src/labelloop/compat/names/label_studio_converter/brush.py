@@ -1,5 +1,5 @@
-"""labelloop's stand-in."""
+"""labelloop's stand-in: masks as Label Studio's brush keeps them."""
 
-from label_studio_sdk.converter.brush import encode_rle, mask2rle
+from labelloop_brush import decode_rle, encode_rle, mask2rle
 
-__all__ = ["encode_rle", "mask2rle"]
+__all__ = ["decode_rle", "encode_rle", "mask2rle"]

@@ -7,13 +7,15 @@ The first one is built with `(label_config=…, train_output=…, **kwargs)` and
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from label_studio_ml.label_interface import LabelInterface, parse_config
+from labelloop_label_config import LabelInterface, label_map, parse_config
+
 from label_studio_ml.response import ModelResponse
 from label_studio_ml.state import keeper
 from label_studio_ml.utils import is_preload_needed
@@ -74,7 +76,7 @@ class LabelStudioMLBase:
 
     def use_label_config(self, label_config: str) -> None:
         self.label_config = label_config
-        self.label_interface = LabelInterface(label_config)
+        self.label_interface = _label_interface(label_config)
         self.parsed_label_config = parse_config(label_config)
 
     # --- for subclasses to overwrite --------------------------------------------------------------------
@@ -156,12 +158,13 @@ class LabelStudioMLBase:
 
     def preload_task_data(self, task: dict[str, Any], value: Any = None, read_file: bool = True) -> Any:
         """`value` (the task's data by default) with references replaced by what is in them, or by local paths."""
-        value = task["data"] if value is None else value
+        return self._loaded(task, task["data"] if value is None else value, read_file)
+
+    def _loaded(self, task: dict[str, Any], value: Any, read_file: bool) -> Any:
         if isinstance(value, dict):
-            kept = {key: item for key, item in value.items() if item is not None}
-            return {key: self.preload_task_data(task, item, read_file) for key, item in kept.items()}
+            return {key: self._loaded(task, item, read_file) for key, item in value.items()}
         if isinstance(value, list):
-            return [self.preload_task_data(task, item, read_file) for item in value]
+            return [self._loaded(task, item, read_file) for item in value]
         if not isinstance(value, str) or not is_preload_needed(value):
             return value
         path = self.get_local_path(value, task_id=task.get("id"))
@@ -187,15 +190,15 @@ class LabelStudioMLBase:
     def build_label_map(self, tag_name: str, names: Iterable[str]) -> dict[str, str]:
         """The project's label for each of a model's class names that has one: by `predicted_values`, else by the name
         itself, exactly or without regard to case."""
-        names = list(names)
-        by_lower = {name.lower(): name for name in reversed(names)}
-        found: dict[str, str] = {}
-        for label, tag in self.label_interface.get_control(tag_name).labels_attrs.items():
-            wanted = [one.strip() for one in tag.attr.get("predicted_values", "").split(",") if one.strip()]
-            known = [one for one in wanted if one in names]
-            if wanted and not known:
-                logger.warning("predicted_values of %r name no class of the model: %s", label, ", ".join(wanted))
-            if not known and (own := by_lower.get(label.lower())) is not None:
-                known = [label if label in names else own]
-            found.update(dict.fromkeys(known, label))
+        found: dict[str, str] = label_map(self.label_interface.get_control(tag_name), names)
         return found
+
+
+def _label_interface(label_config: str) -> Any:
+    """The label config as objects of the SDK where that is installed, because models check their kind against it."""
+    try:
+        interface: Any = importlib.import_module("label_studio_sdk.label_interface").LabelInterface
+    except Exception:  # releases before 1.0 have none, and others may not fit what is installed beside them
+        logger.warning("the label_studio_sdk that is installed here has no LabelInterface", exc_info=True)
+        interface = LabelInterface
+    return interface(label_config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -26,7 +26,8 @@ class PredictionValue:
 
 
 class ModelResponse:
-    """Predictions, one for each task in their order, and the version that made them."""
+    """Predictions, one for each task in their order, and the version that made them. A task may have several, in a
+    list."""
 
     def __init__(self, model_version: Any = None, predictions: Iterable[Any] = ()) -> None:
         self.model_version = None if model_version is None else str(model_version)
@@ -37,25 +38,33 @@ class ModelResponse:
 
     def update_predictions_version(self) -> None:
         """Give our version to the predictions that have none."""
-        for prediction in self.predictions:
+        for prediction in _each(self.predictions):
             if not prediction.model_version:
                 prediction.model_version = self.model_version
 
     def set_version(self, version: Any) -> None:
+        """Ours from now on, and that of the predictions that have none."""
         self.model_version = str(version)
-        for prediction in self.predictions:
-            prediction.model_version = self.model_version
+        self.update_predictions_version()
 
     def model_dump(self) -> dict[str, Any]:
-        return {
-            "model_version": self.model_version,
-            "predictions": [prediction.model_dump() for prediction in self.predictions],
-        }
+        return {"model_version": self.model_version, "predictions": [_dumped(one) for one in self.predictions]}
 
     dict = serialize = model_dump
 
 
 def _value(prediction: Any) -> Any:
+    if isinstance(prediction, (list, tuple)):
+        return [_value(one) for one in prediction]
     if prediction is None:
         return PredictionValue()
     return PredictionValue(**prediction) if isinstance(prediction, dict) else prediction
+
+
+def _each(predictions: Iterable[Any]) -> Iterator[Any]:
+    for prediction in predictions:
+        yield from prediction if isinstance(prediction, list) else [prediction]
+
+
+def _dumped(prediction: Any) -> Any:
+    return [one.model_dump() for one in prediction] if isinstance(prediction, list) else prediction.model_dump()

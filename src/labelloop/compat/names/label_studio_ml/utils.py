@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
-from label_studio_ml.label_interface import parse_config
+from labelloop_label_config import parse_config
+
 from label_studio_ml.state import keeper
 
 DATA_UNDEFINED_NAME = "$undefined$"
@@ -20,12 +23,14 @@ __all__ = [
     "get_annotated_dataset",
     "get_choice",
     "get_env",
+    "get_first_tag_keys",
     "get_image_local_path",
     "get_image_size",
     "get_local_path",
     "get_single_tag_keys",
     "is_preload_needed",
     "is_skipped",
+    "is_valid_url",
     "match_labels",
     "parse_config",
 ]
@@ -45,6 +50,17 @@ def get_single_tag_keys(
     if len(control["to_name"]) != 1 or len(shown) != 1 or shown[0]["type"] != object_type:
         raise AssertionError(f"{name!r} is not about one <{object_type}>")
     return name, control["to_name"][0], shown[0]["value"], control["labels"]
+
+
+def get_first_tag_keys(
+    parsed_label_config: dict[str, dict[str, Any]], control_type: str, object_type: str
+) -> tuple[str | None, dict[str, Any] | None]:
+    """Name and description of the first control of this type that is about an object of that; None twice where there
+    is none."""
+    for name, control in parsed_label_config.items():
+        if control["type"] == control_type and any(shown["type"] == object_type for shown in control["inputs"]):
+            return name, control
+    return None, None
 
 
 def is_skipped(task: dict[str, Any]) -> bool:
@@ -70,10 +86,19 @@ def get_image_local_path(url: str, *_: Any, **__: Any) -> str:
     return get_local_path(url)
 
 
+def is_valid_url(text: str) -> bool:
+    """Whether a text is an address: a scheme and a host."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return bool(parts.scheme and parts.netloc)
+
+
 def is_preload_needed(url: str) -> bool:
-    """Whether a text of a task is a reference to a file."""
-    schemes = ("http://", "https://", "s3://", "gs://", "azure-blob://", "azure_blob://", "redis://", "/data/", "data:")
-    return url.startswith(schemes)
+    """Whether a text of a task is a reference to a file: an upload, local storage, the cloud, an address, a path."""
+    references = ("/data/", "/upload", "upload/", "s3:", "gs:", "azure-blob:", "azure_blob:", "redis:", "data:")
+    return url.startswith(references) or is_valid_url(url) or (os.path.isabs(url) and os.path.exists(url))
 
 
 def get_env(name: str, default: Any = None, is_bool: bool = False) -> Any:
@@ -85,10 +110,13 @@ def get_env(name: str, default: Any = None, is_bool: bool = False) -> Any:
     return default
 
 
-def match_labels(found: list[str], wanted: list[str]) -> dict[str, str]:
-    """The label of `wanted` that each of `found` means, without regard to case."""
-    by_lower = {label.lower(): label for label in wanted}
-    return {name: by_lower[name.lower()] for name in found if name.lower() in by_lower}
+def match_labels(text: str, labels: list[str]) -> list[str]:
+    """For each line of `text`, which is what a language model answered, the label that is spelt most like it."""
+
+    def nearest(line: str) -> str:
+        return max(labels, key=lambda label: difflib.SequenceMatcher(None, line, label).ratio())
+
+    return [nearest(line) for line in text.splitlines()]
 
 
 def get_annotated_dataset(project_id: Any, hostname: Any = None, api_key: Any = None) -> Any:
@@ -101,24 +129,24 @@ class InMemoryLRUDictCache:
 
     def __init__(self, capacity: int = 1) -> None:
         self.capacity = capacity
-        self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self.cache: OrderedDict[Any, Any] = OrderedDict()
 
     def put(self, key: Any, value: Any) -> None:
-        self._kept[key] = value
-        self._kept.move_to_end(key)
-        while len(self._kept) > self.capacity:
-            self._kept.popitem(last=False)
+        self.cache[key] = value
+        self.cache.move_to_end(key)
+        while len(self.cache) > self.capacity:
+            self.cache.popitem(last=False)
 
     def get(self, key: Any) -> Any:
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        if key in self.cache:
+            self.cache.move_to_end(key)
+        return self.cache.get(key)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._kept
+        return key in self.cache
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self.cache)
 
 
 # --- the size of a picture -----------------------------------------------------------------------------

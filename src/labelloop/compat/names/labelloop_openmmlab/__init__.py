@@ -7,8 +7,12 @@ Pictures are uint8 arrays [height, width, 3] in BGR, as OpenCV reads them.
 from __future__ import annotations
 
 import contextlib
+import glob
+import importlib.util
+import inspect
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 KEPT: list[Any] = []
@@ -16,6 +20,10 @@ KEPT: list[Any] = []
 
 LOADED: dict[tuple[str, str, str], tuple[Any, Any, Any]] = {}
 LOADING = threading.Lock()
+
+LARGEST_BATCH = 8
+"""Pictures that a network is given at a time: at 640 pixels each takes some hundred MB, and a hundred masks of one with
+two million pixels 200 MB."""
 
 
 def read_config(path: Any) -> Any:
@@ -63,6 +71,11 @@ def load_checkpoint(path: Any, trust: bool = False) -> tuple[dict[str, Any], dic
     import torch
 
     define_operators()
+    if not trust and not hasattr(torch.serialization, "safe_globals"):
+        raise ValueError(
+            f"torch {torch.__version__} cannot load {path} without running what is in it; 2.5 and newer can. If you "
+            "trust where it comes from: --with trust=true, or --trust"
+        )
     try:
         if trust:
             found = torch.load(path, map_location="cpu", weights_only=False)
@@ -142,15 +155,18 @@ def pipeline_of(config: Any) -> list[dict[str, Any]]:
     ]
 
 
-def infer(model: Any, pictures: Any) -> list[Any]:
-    """What the network says about each picture, all in one batch: a list of data samples, on the CPU."""
+def infer(model: Any, pictures: Any) -> Iterator[Any]:
+    """What the network says about each picture: data samples on the CPU, `LARGEST_BATCH` pictures in one batch."""
+    for first in range(0, len(pictures), LARGEST_BATCH):
+        yield from _infer(model, pictures[first : first + LARGEST_BATCH])
+
+
+def _infer(model: Any, pictures: Any) -> list[Any]:
     import warnings
 
     import torch
     from mmengine.dataset import pseudo_collate
 
-    if not pictures:
-        return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shown = [picture[:, :, ::-1].copy() if model.reads_rgb else picture for picture in pictures]
@@ -170,17 +186,31 @@ def outlines_of(mask: Any) -> list[list[list[int]]]:
 
 
 def device_of(text: Any) -> str:
-    """The device that `cpu`, `cuda`, `cuda:1`, `gpu:0` or `auto` mean here. For `openvino` and `openvino:gpu`, which
-    labelloop's other engines know and torch does not, it is the CPU."""
-    device = str(text)
-    if device.partition(":")[0] == "openvino":
-        print(f"the device {device} is not for OpenMMLab's models: the CPU is used", flush=True)
-        return "cpu"
-    if device != "auto":
-        return device.replace("gpu", "cuda")
+    """The device that `cpu`, `cuda`, `cuda:1`, `gpu:0` or `auto` mean here. The CPU, with a word about it, for what
+    cannot be used: `openvino`, which labelloop's other engines know and torch does not, and a GPU that is not there."""
+    device = str(text).replace("gpu", "cuda")
+    kind = device.partition(":")[0]
+    if kind not in ("auto", "cuda", "openvino"):
+        return device
+    lacking = "it is not for OpenMMLab's models" if kind == "openvino" else without_gpu()
+    if not lacking:
+        return "cuda" if kind == "auto" else device
+    if kind != "auto":
+        print(f"the device {text} cannot be used, {lacking}: the CPU is used", flush=True)
+    return "cpu"
+
+
+def without_gpu() -> str:
+    """Why nothing can be computed on a GPU here; "" where it can."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} finds no GPU"
+    from mmcv.ops import get_compiling_cuda_version
+
+    if get_compiling_cuda_version() == "not available":
+        return "mmcv was built without CUDA (labelloop runtimes check openmmlab says what to do)"
+    return ""
 
 
 def forget_initial_weights(part: Any) -> None:
@@ -205,16 +235,22 @@ def read_picture(path: Any) -> Any:
 
 
 def read_task(backend: Any, task: Any, field: str) -> Any:
-    """The picture of a task: from the backend's `image_dir` if it is there, else as Label Studio's address says."""
-    url = task["data"][field]
+    """The picture of a task: from the backend's `image_dir` if it is there, else as Label Studio's address says. Raises
+    ValueError for a task without one."""
+    url = task["data"].get(field) or task["data"].get("$undefined$")  # imported before the project had a label config
+    if not url:
+        raise ValueError(f"task {task.get('id')} has no picture in {field!r}")
     shared = os.path.join(backend.image_dir, os.path.basename(url)) if backend.image_dir else ""
-    return read_picture(shared if os.path.exists(shared) else backend.get_local_path(url, task_id=task.get("id")))
+    if os.path.exists(shared):
+        return read_picture(shared)
+    about = inspect.signature(backend.get_local_path).parameters  # the package's first generation has no task_id
+    return read_picture(backend.get_local_path(url, **({"task_id": task.get("id")} if "task_id" in about else {})))
 
 
 def define_operators() -> None:
-    """torchvision registers gradients for operators that its CPU-less build does not bring: they must be known to torch
-    before it is imported. None of them is run: mmcv has its own."""
-    if KEPT:
+    """torchvision registers gradients for its operators, which it does not bring where it is for CUDA and torch for the
+    CPU: they must be known to torch before it is imported. None of them is run: mmcv has its own."""
+    if KEPT or brings_operators():
         return
     import torch
 
@@ -235,3 +271,19 @@ def define_operators() -> None:
     with contextlib.suppress(RuntimeError):  # a torchvision that brings them
         for signature in signatures:
             KEPT[0].define(signature)
+
+
+def brings_operators() -> bool:
+    """Whether torchvision's operators fit this torch. They are loaded then: what we define before that it would define
+    again, and that ends the process."""
+    import torch
+
+    found = importlib.util.find_spec("torchvision")
+    folders = list(found.submodule_search_locations or ()) if found is not None else []
+    libraries = [path for folder in folders for path in glob.glob(os.path.join(glob.escape(folder), "_C*.so"))]
+    try:
+        for path in libraries:
+            torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+    except OSError:  # what it is linked with is not here
+        return False
+    return bool(libraries)

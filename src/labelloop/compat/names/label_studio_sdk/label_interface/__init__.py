@@ -1,5 +1,5 @@
 """labelloop's stand-in."""
 
-from label_studio_ml.label_interface import LabelInterface
+from labelloop_label_config import LabelInterface
 
 __all__ = ["LabelInterface"]

@@ -1,5 +1,5 @@
 """labelloop's stand-in."""
 
-from label_studio_ml.label_interface import parse_config
+from labelloop_label_config import parse_config
 
 __all__ = ["parse_config"]
