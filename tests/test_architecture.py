@@ -14,7 +14,7 @@ PACKAGE = Path(labelloop.__file__).parent
 
 FLOORS = {
     "core": 0,
-    "compat": 1,
+    "compat": 0,
     "labelstudio": 1,
     "media": 1,
     "store": 1,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page
 
-from labelloop.core.outlines import corners
+from labelloop.core.outlines import bounding_box, contains, corners
 from labelloop.core.regions import Box, MediaKey, Prediction, Region, Size
 from labelloop.demo.project import PictureTask, picture_tasks
 from labelloop.demo.run import Demo
@@ -148,7 +148,35 @@ def test_a_person_sees_one_mask_painted_and_one_as_an_outline_where_they_belong(
     wait(lambda: [text.split()[1:2] for text in items.all_inner_texts()] == [["ring"], ["square"]])
     # what is painted is decoded after the list of regions is there
     wait(lambda: overlap(page, ring, RING_RGB) > 0.9 and overlap(page, square, SQUARE_RGB) > 0.9)
+
+    paint(page, (300, 270), (400, 270))
+    with page.expect_response(lambda answer: f"/api/tasks/{task}/annotations" in answer.url) as sent:
+        page.click("[data-testid=bottombar-submit-button]")
+    assert sent.value.status == 201
+    (annotation,) = client.task(task)["annotations"]
+    read = {one.id: one for one in decode_regions(annotation["result"], parse_config(MASKS))}
+    kept = next(one for one in read.values() if one.label == "ring" and contains(one.shape, (40, 160)))
+    assert (kept.shape, kept.id) == (regions[0].shape, said["result"][0]["id"]), "as it was sent, to the pixel"
+    stroke = next(one.shape for one in read.values() if one.label == "ring" and one.id != kept.id)
+    assert contains(stroke, (350, 270))
+    around = bounding_box(stroke)
+    assert around is not None
+    assert around.xyxy[0] == pytest.approx(300, abs=40)
+    assert around.xyxy[2] == pytest.approx(400, abs=40)
     client.delete_project(project.id)
+
+
+def paint(page: Page, start: tuple[int, int], end: tuple[int, int]) -> None:
+    """A stroke of the brush under the first label, from one place of the picture to another."""
+    image: dict[str, Any] = page.evaluate(LARGEST_IMAGE)
+    scale = image["width"] / image["naturalWidth"]
+    page.locator(".lsf-label", has_text="ring").click()
+    for number, (x, y) in enumerate((start, end)):
+        page.mouse.move(image["x"] + x * scale, image["y"] + y * scale, steps=5)
+        if number == 0:
+            page.mouse.down()
+    page.mouse.up()
+    page.wait_for_function("n => document.querySelectorAll('.lsf-outliner-item').length >= n", arg=3)
 
 
 def overlap(page: Page, mask: Any, rgb: tuple[int, int, int]) -> float:

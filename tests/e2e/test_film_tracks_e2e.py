@@ -21,6 +21,7 @@ from labelloop.core.regions import Box, Interval, MediaKey, Prediction, Region, 
 from labelloop.core.settings import read_settings
 from labelloop.engines.labels import COCO
 from labelloop.jobs.film_tracks import film_tasks, placed
+from labelloop.jobs.quality import Question, measure
 from labelloop.jobs.submit import work_of
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.config import parse_config
@@ -202,6 +203,13 @@ def test_the_film_plays_with_its_tracks_and_a_persons_key_frame_comes_back(windo
     for other in set(made) - {name}:
         # to a browser this film is a frame longer: its sound is, and what is there at the end stays to the end
         assert set(said[other][1]) - {290} == set(made[other][1])
+
+    report = measure(filmed.client, filmed.client.project(filmed.project), Question(mistakes=False), live=None)
+    (quality,) = report.versions
+    assert (quality.regions.accepted, quality.regions.changed, quality.regions.missed) == (len(made) - 1, 1, 0)
+    assert next(one.regions.changed for one in quality.classes if one.label == "Person") == 1
+    assert quality.regions.edit_iou is not None
+    assert 0.5 < quality.regions.edit_iou < 1
 
     (film,), problems = film_tasks([row], size_of=lambda _: FILM)
     assert problems == []

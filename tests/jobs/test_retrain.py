@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from labelloop.app import Parts, assemble, close, training_of
@@ -22,6 +23,7 @@ from labelloop.jobs import choose
 from labelloop.jobs.retrain import Retrain, runs_folder, sweep
 from labelloop.jobs.shown import show_serving
 from labelloop.jobs.training import Training, summary
+from labelloop.labelstudio.brush import encode_rle
 from labelloop.serving.models import add_model
 from labelloop.store.jobs import Job
 from labelloop.store.loops import LoopOptions
@@ -82,11 +84,16 @@ class Bench:
         self.tasks += self.studio.add_tasks(self.project, uris)
         return self.tasks[first:]
 
-    def annotate(self, *tasks: int) -> None:
+    def annotate(self, *tasks: int, painted: bool = False) -> None:
         left, top, right, bottom = (100 * side / SIZE[0] for side in TRUTH.xyxy)
         value = {"x": left, "y": top, "width": right - left, "height": bottom - top, "rotation": 0}
         result = {"id": "r", "from_name": "box", "to_name": "img", "type": "rectanglelabels", "original_width": SIZE[0]}
         result |= {"original_height": SIZE[1], "image_rotation": 0, "value": value | {"rectanglelabels": ["cat"]}}
+        if painted:
+            square = np.zeros(SIZE, bool)
+            square[8:40, 8:40] = True
+            code = {"format": "rle", "rle": encode_rle(square), "brushlabels": ["cat"]}
+            result |= {"type": "brushlabels", "value": code}
         for task in tasks:
             answer = self.http.post(f"/api/tasks/{task}/annotations/", json={"result": [result]})
             answer.raise_for_status()
@@ -294,6 +301,16 @@ def test_a_trainer_that_refuses_says_why(bench: Bench) -> None:
     job, _ = bench.run(bench.good, told={"refuse": "It likes circles. Draw circles."})
     assert job.state == "failed"
     assert "It likes circles" in job.error
+
+
+def test_where_there_is_only_a_brush_a_first_model_cannot_draw(bench: Bench) -> None:
+    bench.project = bench.studio.add_project("painted", CONFIG.replace("RectangleLabels", "BrushLabels"))
+    bench.annotate(*bench.add_tasks(ENOUGH), painted=True)
+    bench.start()
+    job, run = bench.run(bench.good, trainer="auto")
+    assert (job.state, run.counts["masks"]) == ("failed", ENOUGH)
+    assert "there is only a brush" in job.error
+    assert "<RectangleLabels>" in job.error
 
 
 def test_a_trainer_that_refuses_after_a_closer_look_leaves_it_to_the_next(

@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
+from labelloop.compat.names import labelloop_brush as written
 from labelloop.core.outlines import area_of, bounding_box, contains
-from labelloop.core.regions import Box, Mask, MediaKey, Prediction, Region, Size
+from labelloop.core.regions import Box, Mask, MediaKey, Prediction, Raw, Region, Size
 from labelloop.engines.own import mask_of
-from labelloop.labelstudio import wire
-from labelloop.labelstudio.brush import encode_rle, paint
+from labelloop.labelstudio import brush, wire
+from labelloop.labelstudio.brush import encode_rle, mask_from, paint
 from labelloop.labelstudio.config import parse_config
 from labelloop.labelstudio.labelmap import build_label_map
 from labelloop.labelstudio.validate import problem_with
@@ -118,6 +119,7 @@ def test_what_is_painted_is_what_was_outlined(seed: int) -> None:
         np.testing.assert_array_equal(painted, covered)
         flat = np.array(decode_rle(encode_rle(covered)), np.uint8).reshape(height, width, 4)
         np.testing.assert_array_equal(flat, np.where(covered, 255, 0)[:, :, None].repeat(4, axis=2))
+        assert mask_from(encode_rle(covered), Size(int(width), int(height))) == mask
 
 
 def test_a_long_run_is_written_in_pieces() -> None:
@@ -167,3 +169,57 @@ def test_nothing_is_no_mask_and_a_list_of_numbers_neither() -> None:
     assert mask_of(np.zeros((4, 5))) is None
     with pytest.raises(ValueError, match="not \\[height, width\\]"):
         mask_of(np.ones(4))
+
+
+def test_smooth_edges_are_read_as_editors_write_them() -> None:
+    pixels = np.zeros((SIZE.height, SIZE.width, 4), np.uint8)
+    pixels[10:20, 10:30] = (255, 0, 0, 255)
+    pixels[9, 10:30] = (255, 0, 0, 127)
+    pixels[20, 10:30] = (255, 0, 0, 128)
+    painted = np.zeros((SIZE.height, SIZE.width), bool)
+    painted[10:21, 10:30] = True
+    code = written.encode_rle(pixels.ravel().tolist())
+    np.testing.assert_array_equal(brush.decode_rle(code, SIZE), painted)
+
+
+@pytest.mark.parametrize("parts", ["brushlabels", "brush and labels"])
+def test_what_people_painted_is_read_as_a_mask(parts: str) -> None:
+    where = {"from_name": "brush", "to_name": "img", "original_width": 60, "original_height": 40, "id": "r"}
+    value = {"format": "rle", "rle": encode_rle(ring_and_square())}
+    named = {"from_name": "kind", "to_name": "img", "original_width": 60, "original_height": 40, "id": "r"}
+    result = (
+        [{**where, "type": "brushlabels", "value": {**value, "brushlabels": ["Car"]}}]
+        if parts == "brushlabels"
+        else [{**where, "type": "brush", "value": value}, {**named, "type": "labels", "value": {"labels": ["Car"]}}]
+    )
+    config = parse_config(
+        f'<View><Image name="img" value="$photo"/>{BRUSH if len(result) == 1 else NAMED_BY_ANOTHER}</View>'
+    )
+    assert wire.decode_regions(result, config) == [Region(shape_of(ring_and_square()), "Car", id="r", media=PHOTO)]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        [],
+        [1, 2, 3],
+        "AAAA",
+        5,
+        None,
+        [256, 0],
+        ["a"],
+        encode_rle(np.ones((41, 60), bool)),
+        encode_rle(ring_and_square())[:-4],
+        encode_rle(np.zeros((40, 60), bool)),
+        [0xFF, 0xFF, 0xFF, 0xFC, *encode_rle(ring_and_square())[4:]],
+        written.encode_rle(b"ab" * 4 * 60 * 20 + b"behind")[:4] + written.encode_rle(b"x" * 65536)[4:],
+    ],
+    ids=["empty", "too short", "a text", "a number", "nothing", "no byte", "no number", "of another picture", "cut off", "nothing is painted", "of four gigabytes", "longer than it says"],
+)  # fmt: skip
+def test_what_is_no_mask_stays_as_it_was_written(code: Any) -> None:
+    item = {
+        "from_name": "brush", "to_name": "img", "original_width": 60, "original_height": 40, "id": "r",
+        "type": "brushlabels", "value": {"format": "rle", "rle": code, "brushlabels": ["Car"]},
+    }  # fmt: skip
+    config = parse_config(f'<View><Image name="img" value="$photo"/>{BRUSH}</View>')
+    assert wire.decode_regions([item], config) == [Region(Raw(item))]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from labelloop.core.regions import Box, Size, Track
+from labelloop.core.regions import Box, Interval, MediaKey, Raw, Region, Size, Track
 from labelloop.labelstudio.config import parse_config
 from labelloop.labelstudio.validate import problem_with
 from labelloop.labelstudio.video import (
@@ -20,6 +20,7 @@ from labelloop.labelstudio.video import (
     video_results,
     with_track,
 )
+from labelloop.labelstudio.wire import decode_regions
 from labelloop.video.interpolate import interpolate
 
 HD = Size(1280, 720)
@@ -163,3 +164,24 @@ def test_boxes_that_reach_beyond_the_film_are_kept() -> None:
     (row,) = encode_track(only(item(key(x=-5, width=120))), size=HD)["sequence"]
     assert (row["x"], row["width"]) == (-5, 120)
     assert isinstance(only(item(key(x=-5))).keyframes[0].box, Box)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "shape"),
+    [
+        ([{"start": 3, "end": 9}], Interval(3, 9)),
+        ([{"start": 3, "end": 9}, {"start": 20, "end": 21}], None),
+        ([], None),
+        ([{"start": 3, "end": "9"}], None),
+    ],
+    ids=["one", "two in one region", "none", "no number"],
+)
+def test_a_stretch_on_the_timeline(ranges: list[Any], shape: Interval | None) -> None:
+    config = parse_config(
+        '<View><Video name="video" value="$film"/>'
+        '<TimelineLabels name="t" toName="video"><Label value="walks"/></TimelineLabels></View>'
+    )
+    value = {"ranges": ranges, "timelinelabels": ["walks"]}
+    item = {"id": "a", "from_name": "t", "to_name": "video", "type": "timelinelabels", "value": value}
+    known = Region(shape, "walks", id="a", media=MediaKey("film")) if shape else Region(Raw(item))
+    assert decode_regions([item], config) == [known]

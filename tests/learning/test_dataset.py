@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from labelloop.core.regions import Box, MediaKey, Point, Polygon, Raw, Region, Shape, Size, Whole
+from labelloop.core.regions import Box, Mask, MediaKey, Point, Polygon, Raw, Region, Shape, Size, Whole
 from labelloop.core.tasks import Annotation, MediaRef
 from labelloop.formats.coco import DatasetError
 from labelloop.labelstudio.config import parse_config
@@ -24,6 +24,7 @@ from labelloop.learning.manifest import (
     as_coco,
     decode,
     encode,
+    scaled,
     side_of,
     without_twins,
 )
@@ -43,6 +44,11 @@ def region(shape: Shape, label: str | None = "Zebra", media: MediaKey = KEY) -> 
 
 def box(left: float, top: float = 10.0, label: str = "Zebra") -> Region:
     return region(Box((left, top, left + 20, top + 20)), label)
+
+
+SQUARE = ((10.0, 10.0), (10.0, 30.0), (30.0, 30.0), (30.0, 10.0))
+TRIANGLE = ((50.0, 50.0), (50.0, 60.0), (60.0, 60.0))
+SPECK = ((70.0, 70.0),)
 
 
 def said(number: int, *regions: Region, task: int = 1, **fields: Any) -> Annotation:
@@ -78,8 +84,9 @@ def test_labels_are_those_of_boxes_and_polygons_in_the_order_of_the_config() -> 
         (Box((20, 20, 40, 60), angle_deg=90), "Zebra", ("Zebra", (10, 30, 50, 50))),
         (Polygon(((0, 0), (10.00001, 0), (5, 10))), "Lake", ("Lake", (0, 0, 10, 10))),
         (Polygon(((90, 10), (110, 10), (110, 30), (90, 30))), "Lake", ("Lake", (90, 10, 100, 30))),
+        (Mask(((SQUARE,), (TRIANGLE,))), "Lake", ("Lake", (10, 10, 60, 60))),
     ],
-    ids=["a box", "beyond the border", "a label that has an alias now", "a turned box", "a polygon", "a polygon beyond the border"],
+    ids=["a box", "beyond the border", "a label that has an alias now", "a turned box", "a polygon", "a polygon beyond the border", "a mask of two parts"],
 )  # fmt: skip
 def test_what_becomes_of_a_shape(shape: Shape, label: str, expected: tuple[str, tuple[float, ...]]) -> None:
     assert drawn(frozen(task(1, said(1, region(shape, label))))) == [
@@ -105,6 +112,39 @@ def test_a_region_that_cannot_be_learned_is_dropped_and_its_neighbours_stay(one:
     manifest = frozen(task(1, said(1, one, box(40))))
     assert manifest.dropped == (dropped,)
     assert drawn(manifest) == [("Zebra", (40, 10, 60, 30))]
+
+
+def test_a_mask_keeps_the_outlines_of_its_parts() -> None:
+    mask = Mask(((TRIANGLE,), (SPECK,), (SQUARE, ((15.0, 15.0), (20.0, 20.0), (20.0, 15.0)))))
+    manifest = frozen(task(1, said(1, region(mask, "Lake"))))
+    (one,) = manifest.items[0].drawn
+    assert (one.outline, one.others) == (SQUARE, (TRIANGLE,)), "the largest first, holes filled, no specks"
+    assert decode(encode(manifest)).items == manifest.items
+    (instance,) = as_coco(manifest, manifest.items[0].side).annotations
+    assert instance.segmentation == tuple(
+        tuple(number for point in ring for number in point) for ring in (SQUARE, TRIANGLE)
+    )
+    assert (instance.bbox, instance.area) == ((10, 10, 50, 50), 450)
+    (larger,) = scaled([one], x=2, y=3)
+    assert larger.others == (((100, 150), (100, 180), (120, 180)),)
+
+
+@pytest.mark.parametrize(
+    ("controls", "learns"),
+    [
+        ('<BrushLabels name="b" toName="img"><Label value="x"/></BrushLabels>', "masks"),
+        ('<Brush name="b" toName="img"/><Labels name="l" toName="img"><Label value="x"/></Labels>', "masks"),
+        (
+            '<BrushLabels name="b" toName="img"><Label value="x"/></BrushLabels><Rectangle name="r" toName="img"/>',
+            "boxes",
+        ),
+        ('<Brush name="b" toName="img"/><Choices name="c" toName="img"><Choice value="x"/></Choices>', "choices"),
+    ],
+    ids=["a brush", "a brush and its labels", "boxes too", "a brush without labels"],
+)
+def test_where_there_is_only_a_brush_masks_are_learned(controls: str, learns: str) -> None:
+    words = vocabulary(parse_config(f'<View><Image name="img" value="$image"/>{controls}</View>'))
+    assert (words.learns, words.labels) == (learns, ("x",))
 
 
 def test_what_is_said_about_the_whole_picture_is_no_region() -> None:

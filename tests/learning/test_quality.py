@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from labelloop.core.regions import Box, Point, Polygon, Raw, Region, Shape, Whole
+from labelloop.core.regions import Box, Interval, Mask, Point, Polygon, Raw, Region, Shape, Whole
 from labelloop.labelstudio import wire
 from labelloop.labelstudio.config import parse_config
 from labelloop.learning.quality import Counts, Fate, Review, fates, quality
 
 TRIANGLE = Polygon(((0, 0), (10, 0), (0, 10)))
+MASK = Mask(((TRIANGLE.points,), (((20, 20), (20, 18), (18, 20)),)))
 
 
 def box(name: str | None, left: float = 0, label: str | None = "car", **more: object) -> Region:
@@ -19,6 +20,14 @@ def box(name: str | None, left: float = 0, label: str | None = "car", **more: ob
 
 def shaped(shape: Shape, label: str = "car", **more: object) -> Region:
     return Region(shape, label, id="a", **more)
+
+
+def track(*keys: tuple[int, float], label: str = "car", frames: int = 60, ends: bool = True) -> Region:
+    """A box of 20 x 20 percent that is at `x` on `frame`, and gone after the last of these."""
+    sequence = [{"frame": frame, "x": x, "y": 0, "width": 20, "height": 20, "enabled": True} for frame, x in keys]
+    sequence[-1]["enabled"] = not ends
+    value = {"sequence": sequence, "framesCount": frames, "labels": [label]}
+    return Region(Raw({"id": "t", "type": "videorectangle", "value": value}))
 
 
 @pytest.mark.parametrize(
@@ -49,6 +58,10 @@ def shaped(shape: Shape, label: str = "car", **more: object) -> Region:
         pytest.param(
             [shaped(Box((0, 0, 10, 10)))], [shaped(Box((0, 0, 10, 10), 90))], [Fate("changed", "car", 1.0)], id="turned"
         ),
+        pytest.param([shaped(MASK)], [shaped(MASK)], [Fate("accepted", "car", 1.0)], id="mask"),
+        pytest.param(
+            [shaped(MASK)], [shaped(Mask(MASK.parts[:1]))], [Fate("changed", "car", 0.25)], id="mask without a part"
+        ),
         pytest.param([shaped(Point(1, 1))], [shaped(Point(9, 1))], [Fate("changed", "car", None)], id="point: no area"),
         pytest.param(
             [shaped(Whole(), "day")], [shaped(Whole(), "night")], [Fate("changed", "day", None, True)], id="choice"
@@ -66,6 +79,14 @@ def shaped(shape: Shape, label: str = "car", **more: object) -> Region:
             [Fate("changed", "", None)],
             id="not understood, touched",
         ),
+        pytest.param([track((1, 10), (11, 50))], [track((1, 10), (6, 30), (11, 50))], [Fate("accepted", "car", 1.0)], id="track: a key frame that says the same"),
+        pytest.param([track((1, 10), (2, 10))], [track((1, 10), (2, 20))], [Fate("changed", "car", 0.6)], id="track: moved on one of two frames"),
+        pytest.param([track((1, 10), (2, 10))], [track((1, 10))], [Fate("changed", "car", 0.5)], id="track: ended sooner"),
+        pytest.param([track((1, 10), ends=False)], [track((1, 10), ends=False, frames=61)], [Fate("accepted", "car", 1.0)], id="track: a browser counts another frame"),
+        pytest.param([track((1, 10))], [track((1, 10), label="bus")], [Fate("changed", "car", 1.0, True)], id="track: another class"),
+        pytest.param([shaped(Interval(1, 10))], [shaped(Interval(1, 10))], [Fate("accepted", "car", 1.0)], id="stretch"),
+        pytest.param([shaped(Interval(1, 10))], [shaped(Interval(6, 20))], [Fate("changed", "car", 0.25)], id="stretch: moved"),
+        pytest.param([shaped(Interval(1, 4))], [shaped(Interval(5, 8))], [Fate("changed", "car", 0.0)], id="stretch: elsewhere"),
         pytest.param([], [], [], id="nothing and left so"),
     ],
 )  # fmt: skip

@@ -97,7 +97,11 @@ def _beginning(script: str | None) -> tuple[str, str]:
     if script in EXAMPLES:
         path, wanted = FAR_SIDE / "examples" / f"{script}.py", ""
     else:
-        path = path_of(script)
+        try:
+            path = path_of(script)
+        except ModelError as error:
+            known = ", ".join(EXAMPLES)
+            raise ModelError(error.message, hint=f"Give FILE.py[:Class], or the name of one: {known}.") from error
         wanted = script[len(str(path)) + 1 :]
         path = path / "model.py" if path.is_dir() else path
     try:

@@ -50,6 +50,12 @@ def rings_of(shape: Shape) -> list[Ring]:
     return [outline] if outline else []
 
 
+def mask_of(parts: Sequence[Sequence[Sequence[Sequence[float]]]]) -> Mask | None:
+    """The mask of outlines that run through pixels [column, row], each part's holes behind it; None without any."""
+    rings = tuple(tuple(tuple((x + 0.5, y + 0.5) for x, y in ring) for ring in part) for part in parts)
+    return Mask(rings) if rings else None
+
+
 def bounding_box(shape: Shape) -> Box | None:
     """The axis-aligned box around a shape, None for what has no place in the picture."""
     points = [point for ring in rings_of(shape) for point in ring]

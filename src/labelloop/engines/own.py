@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from labelloop.compat.names.labelloop_masks import parts_of
+from labelloop.core import outlines
 from labelloop.core.cards import Hosted, ModelCard
 from labelloop.core.errors import LabelloopError, ModelError, ModelFailed
 from labelloop.core.pictures import Picture
@@ -157,5 +158,4 @@ def mask_of(covered: np.ndarray[Any, Any]) -> Mask | None:
     """The truths [height, width] as outlines, None where none is true. Raises ValueError."""
     if covered.ndim != 2:
         raise ValueError(f"the mask has the shape {covered.shape}, not [height, width]")
-    parts = [tuple(tuple((x + 0.5, y + 0.5) for x, y in ring) for ring in part) for part in parts_of(covered != 0)]
-    return Mask(tuple(parts)) if parts else None
+    return outlines.mask_of(parts_of(covered != 0))

@@ -15,7 +15,7 @@ import msgspec
 
 from labelloop.core.errors import LabelloopError
 from labelloop.core.outlines import bounding_box, corners, outline_area
-from labelloop.core.regions import Box, Polygon, Region, Shape, Size
+from labelloop.core.regions import Box, Mask, Polygon, Region, Ring, Shape, Size
 
 
 class DatasetError(LabelloopError):
@@ -121,15 +121,15 @@ def write(path: Path, dataset: Dataset) -> None:
 
 
 def instance_of(
-    shape: Box | Polygon, *, id: int, image_id: int, category_id: int, crowd: bool = False
+    shape: Box | Polygon | Mask, *, id: int, image_id: int, category_id: int, crowd: bool = False
 ) -> Instance | None:
-    """A box, upright or turned, or a polygon as an instance; None for what has no extent. A turned box and a polygon
-    have their outline as segmentation."""
+    """A box, upright or turned, a polygon or a mask as an instance; None for what has no extent. All but upright boxes
+    have their outlines as segmentation; a mask one for each part, holes filled, because polygons of COCO have none."""
     box = bounding_box(shape)
     if box is None:
         return None
     left, top, right, bottom = box.xyxy
-    outline = shape.points if isinstance(shape, Polygon) else corners(shape) if shape.angle_deg else ()
+    outlines = _outlines(shape)
     width, height = _rounded((right - left, bottom - top))
     if width <= 0 or height <= 0:
         return None
@@ -138,10 +138,18 @@ def instance_of(
         image_id=image_id,
         category_id=category_id,
         bbox=(*_rounded((left, top)), width, height),
-        area=round(outline_area(outline), 3) if outline else round(width * height, 3),
-        segmentation=(_rounded(number for point in outline for number in point),) if outline else (),
+        area=round(sum(map(outline_area, outlines)) if outlines else width * height, 3),
+        segmentation=tuple(_rounded(number for point in outline for number in point) for outline in outlines),
         iscrowd=int(crowd),
     )
+
+
+def _outlines(shape: Box | Polygon | Mask) -> list[Ring]:
+    if isinstance(shape, Mask):
+        return [part[0] for part in shape.parts if len(part[0]) > 2]
+    if isinstance(shape, Polygon):
+        return [shape.points]
+    return [corners(shape)] if shape.angle_deg else []
 
 
 def region_of(instance: Instance, names: Mapping[int, str]) -> Region:

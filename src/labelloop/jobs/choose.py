@@ -18,6 +18,7 @@ from labelloop.store.runs import Run
 
 TRAINERS: Mapping[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
     ("boxes", "pictures"): (("head", "full", "transformers", "openmmlab"), ("scratch",)),
+    ("masks", "pictures"): (("openmmlab",), ()),
     ("choices", "pictures"): (("classify",), ("classify",)),
     ("choices", "texts"): (("text",), ("text",)),
 }
@@ -55,6 +56,11 @@ class Chooser:
                 hint=f"For this project: {', '.join(dict.fromkeys((*from_base, *from_nothing)))}.",
             )
         names = (wanted,) if wanted != "auto" else (*(from_base if base else ()), *from_nothing)
+        if not names:
+            raise TrainerRefused(
+                "A first model of labelloop's own draws boxes, and in this label config there is only a brush.",
+                hint="Add <RectangleLabels> or <PolygonLabels>, or a model that makes masks: see docs/hosted.md.",
+            )
         starts = [(name, base) for name in dict.fromkeys(names)]
         if base is not None:
             starts += [(name, None) for name in names if name in from_nothing]

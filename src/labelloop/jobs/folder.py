@@ -108,7 +108,7 @@ def write_folder(
         complete = without_twins(_with_pictures(manifest, pictures, workers, progress or (lambda *_: None)))
         pictures.remove_all_but({item.file_name for item in complete.items})
         for side in SIDES:
-            if complete.learns == "boxes":
+            if complete.learns != "choices":
                 coco.write(part / f"{side}.json", as_coco(complete, side))
             else:
                 rows = [msgspec.json.encode(row) + b"\n" for row in as_rows(complete, side)]
@@ -120,7 +120,7 @@ def write_folder(
 def write_yolo(folder: Folder, target: Path) -> None:
     """The same data set as a YOLO folder, new or empty, with its manifest; pictures are links into the same files.
     Raises DatasetError for one without boxes."""
-    if folder.manifest.learns != "boxes":
+    if folder.manifest.learns == "choices":
         raise DatasetError("The project has choices and no boxes, which YOLO has no place for.", hint="Leave --format.")
     with _appearing(target) as part:
         yolo.write(part, {side: folder.side(side) for side in SIDES}, images=folder.path / "images")

@@ -5,15 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from labelloop.compat.names import labelloop_brush
+from labelloop.compat.names.labelloop_masks import parts_of
+from labelloop.core.outlines import mask_of
 from labelloop.core.regions import Mask, Size
 
 RUN_BITS = (3, 4, 8, 16)
 """Sizes of a run's length, among which two bits choose."""
 
 LONGEST_RUN = 1 << RUN_BITS[-1]
+SIZE_BYTES = 4
+"""At the beginning of a code: of how many bytes it is."""
+
 CHANNELS = 4
 """Red, green, blue and alpha; a covered pixel has 255 in all of them."""
+
+HALF = 128
+"""A brush's edge is smooth: pixels are covered by halves."""
+
+MOST_PIXELS = 50_000_000
+"""Of a mask that is read: few bytes of code can mean any number of pixels, of four bytes each."""
 
 FARTHEST_PX = 1_000_000
 """A point farther off is in nobody's picture, and would overflow where lines are drawn."""
@@ -25,7 +38,7 @@ def rle_of(mask: Mask, size: Size) -> list[int]:
     return encode_rle(painted) if painted.any() else []
 
 
-def paint(mask: Mask, size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def paint(mask: Mask, size: Size) -> NDArray[np.bool_]:
     """Which pixels [height, width] a mask covers; none where a point of it is no place."""
     import cv2
 
@@ -37,7 +50,7 @@ def paint(mask: Mask, size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return canvas.view(np.bool_)
 
 
-def encode_rle(painted: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
+def encode_rle(painted: NDArray[np.bool_]) -> list[int]:
     """The code of a mask [height, width].
 
     A bit stream: the number of bytes (32 bits), the size of a byte less one (5), the sizes of run lengths less one (4
@@ -61,3 +74,23 @@ def encode_rle(painted: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
 def _run(length: int, byte: str) -> str:
     choice = next(number for number, bits in enumerate(RUN_BITS) if length <= 1 << bits)
     return f"1{choice:02b}{length - 1:0{RUN_BITS[choice]}b}{byte}"
+
+
+def mask_from(code: Any, size: Size) -> Mask | None:
+    """The mask that a code means on a picture of `size`, None where it covers nothing. Raises ValueError or TypeError
+    for what is no code, and for that of another picture."""
+    return mask_of(parts_of(decode_rle(code, size)))
+
+
+def decode_rle(code: Any, size: Size) -> NDArray[np.bool_]:
+    """Which pixels [height, width] a code covers, by their alpha. Raises as `mask_from` does."""
+    if not isinstance(code, list):
+        raise TypeError("a code is a list of bytes")
+    data = bytes(code)
+    promised = int.from_bytes(data[:SIZE_BYTES], "big")
+    if promised != size.width * size.height * CHANNELS or promised > MOST_PIXELS * CHANNELS:
+        raise ValueError(f"the code is of {promised} bytes, not of {size.width} x {size.height} pixels")
+    values = np.frombuffer(labelloop_brush.decode_rle(data), np.uint8)
+    if len(values) != promised:
+        raise ValueError("the code goes on behind its picture")
+    return np.asarray(values.reshape(size.height, size.width, CHANNELS)[:, :, -1] >= HALF)

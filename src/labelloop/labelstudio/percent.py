@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from labelloop.core.outlines import bounding_box, box_at, corners
 from labelloop.core.regions import Box, Interval, Mask, Point, Polygon, Shape, Size, Span, Whole
-from labelloop.labelstudio.brush import rle_of
+from labelloop.labelstudio.brush import mask_from, rle_of
 from labelloop.labelstudio.clip import clip
 
 TICKS = 10_000
@@ -193,6 +193,8 @@ def decode_shape(kind: str, value: Mapping[str, Any], size_wh: tuple[Any, Any]) 
     width, height = (number(side) / 100.0 for side in size_wh)
     if width <= 0 or height <= 0:
         raise ValueError("a picture has a size")
+    if kind.startswith("brush"):
+        return mask_from(value["rle"], Size(round(width * 100), round(height * 100)))
     if "points" in value:
         points = tuple((number(x) * width, number(y) * height) for x, y in value["points"])
         return Polygon(points) if len(points) > 2 else None

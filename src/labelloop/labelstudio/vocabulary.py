@@ -1,6 +1,6 @@
 """What a model can learn from a project: its labels, and the pictures or texts that people give them to.
 
-Boxes and outlines come first; where there are none, the choices that people make about a whole picture or text.
+Boxes, outlines and masks come first; where there are none, the choices that people make about a whole picture or text.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import msgspec
 from labelloop.core.errors import LabelConfigError
 from labelloop.labelstudio.config import Control, Label, LabelConfig, ObjectTag
 
-_NAMES_ITSELF = ("RectangleLabels", "PolygonLabels")
-_BARE = ("Rectangle", "Polygon")
+_NAMES_ITSELF = ("RectangleLabels", "PolygonLabels", "BrushLabels")
+_BARE = ("Rectangle", "Polygon", "Brush")
+_PAINTS = ("BrushLabels", "Brush")
 
-Learns = Literal["boxes", "choices"]
+Learns = Literal["boxes", "masks", "choices"]
+"""Masks: of a project where nothing but a brush draws, so that what knows boxes only could draw nothing there."""
 
 
 class Vocabulary(msgspec.Struct, frozen=True):
     """`labels` in the order of the config, each once. `known` leads from every name that a label has, or had as its
     value before it got an alias, to the label. `fields` are the pictures, in the order of the config; of `choices` the
-    one picture or text that they are about. `control` is the <Choices> that is learned, "" for boxes; `several` of its
+    one picture or text that they are about. `control` is the <Choices> that is learned, else ""; `several` of its
     choices may be true at a time.
     """
 
@@ -35,13 +37,13 @@ class Vocabulary(msgspec.Struct, frozen=True):
 
 
 def vocabulary(config: LabelConfig) -> Vocabulary:
-    """What is learned of a project: boxes and polygons on pictures, else choices. Raises LabelConfigError where there
+    """What is learned of a project: what is drawn on pictures, else choices. Raises LabelConfigError where there
     is nothing that a model could learn: no such control, or one without labels."""
     drawn = _boxes(config)
     chosen = None if drawn else _choices(config)
     if drawn is None and chosen is None:
         raise LabelConfigError(
-            "The label config has no labels for boxes or polygons on a picture, nor choices about a picture or text.",
+            "The label config has no labels for boxes, polygons or masks on a picture, and no choices.",
             hint="Add <RectangleLabels> with <Label> tags in Settings > Labeling Interface, or <Choices>.",
         )
     return drawn or chosen  # type: ignore[return-value]
@@ -55,7 +57,9 @@ def _boxes(config: LabelConfig) -> Vocabulary | None:
     if not labels:
         return None
     fields = tuple(tag for tag in pictures if drawn[tag.name])
-    return Vocabulary(labels=_values(labels), known=_known(labels), fields=fields)
+    tools = {control.tag for tag in fields for control in config.controls if tag.name in control.to_names}
+    painted = not tools & {*_NAMES_ITSELF, *_BARE} - {*_PAINTS}
+    return Vocabulary(_values(labels), _known(labels), fields, learns="masks" if painted else "boxes")
 
 
 def _choices(config: LabelConfig) -> Vocabulary | None:
@@ -87,7 +91,7 @@ def _known(labels: Sequence[Label]) -> dict[str, str]:
 
 
 def _naming(config: LabelConfig, tag: ObjectTag) -> Iterator[Control]:
-    """The controls that give boxes and polygons on this picture their labels. <Labels> does so only beside a bare
+    """The controls that give what is drawn on this picture its labels. <Labels> does so only beside a bare
     geometry tag."""
     there = [control for control in config.controls if tag.name in control.to_names]
     bare = any(control.tag in _BARE for control in there)

@@ -530,6 +530,9 @@ def _decode_shape(item: dict[str, Any]) -> Shape | None:
     kind, value = item["type"], item["value"]
     if kind == "choices" or (kind == "textarea" and "x" not in value and "points" not in value):
         return Whole()
+    if kind == "timelinelabels":
+        (shown,) = value["ranges"]
+        return Interval(_place(shown["start"]), _place(shown["end"]))
     if kind == "labels" and "text" in value:  # of a <Text>; in a recording places are seconds, in a <HyperText> paths
         return Span(_place(value["start"]), _place(value["end"]))
     return decode_shape(kind, value, (item["original_width"], item["original_height"]))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from labelloop.core.outlines import outline_area, outline_of
-from labelloop.core.regions import Box, MediaKey, Polygon, Region, Size, Whole
+from labelloop.core.regions import Box, Mask, MediaKey, Polygon, Region, Size, Whole
 from labelloop.core.tasks import Annotation, MediaRef, TextRef
 from labelloop.labelstudio.clip import clip
 from labelloop.labelstudio.vocabulary import Vocabulary
@@ -198,7 +198,7 @@ def _placeable(annotation: Annotation) -> Iterator[Region]:
 
 def _reason(region: Region, vocabulary: Vocabulary) -> Why | None:
     """Why no box can be learned from a region, if so."""
-    if not isinstance(region.shape, Box | Polygon):
+    if not isinstance(region.shape, Box | Polygon | Mask):
         return "no-box", region.label or type(region.shape).__name__.lower()
     if region.label is None:
         return "no-label", ""
@@ -215,7 +215,9 @@ def _placed(region: Region, known: Mapping[str, str], size: Size | None) -> Draw
             top, bottom = max(top, 0.0), min(bottom, float(size.height))
         xyxy = rounded((left, top, right, bottom))
         return Drawn(label, xyxy) if xyxy[0] < xyxy[2] and xyxy[1] < xyxy[3] else None
-    outline = outline_of(shape)
+    outlines = [part[0] for part in shape.parts] if isinstance(shape, Mask) else [outline_of(shape)]
     if size is not None:
-        outline = clip(outline, size)
-    return around(label, tuple(outline)) if len(outline) > 2 and outline_area(outline) > 0 else None
+        outlines = [clip(outline, size) for outline in outlines]
+    areas = {outline: outline_area(outline) for outline in outlines if len(outline) > 2}
+    kept = sorted((outline for outline, area in areas.items() if area > 0), key=lambda one: (-areas[one], one))
+    return around(label, *kept) if kept else None

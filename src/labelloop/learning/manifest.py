@@ -14,13 +14,13 @@ import msgspec
 
 from labelloop.core.decoding import convert
 from labelloop.core.outlines import bounding_box
-from labelloop.core.regions import Box, MediaKey, Polygon, Size
+from labelloop.core.regions import Box, Mask, MediaKey, Polygon, Size
 from labelloop.core.settings import Settings
 from labelloop.formats import coco
 from labelloop.formats.coco import DatasetError
+from labelloop.labelstudio.vocabulary import Learns
 
 Side = Literal["train", "val"]
-Learns = Literal["boxes", "choices"]
 Reads = Literal["pictures", "texts"]
 Annotators = Literal["ground_truth", "latest", "consensus"]
 
@@ -43,13 +43,24 @@ def options_of(settings: Settings) -> Options:
     return Options(settings.val_share, settings.split_salt, settings.annotators)
 
 
+Outline = tuple[tuple[float, float], ...]
+
+
 class Drawn(msgspec.Struct, frozen=True, omit_defaults=True, order=True):
     """One labelled thing: an upright box around it in pixels of the upright picture, rounded to thousandths, and its
-    outline where it is a polygon or a turned box."""
+    outline where it is a polygon, a turned box or a mask; `others` are those of a mask's other parts. A mask's holes
+    are filled."""
 
     label: str
     xyxy: tuple[float, float, float, float]
-    outline: tuple[tuple[float, float], ...] = ()
+    outline: Outline = ()
+    others: tuple[Outline, ...] = ()
+
+    @property
+    def shape(self) -> Box | Polygon | Mask:
+        if self.others:
+            return Mask(tuple((ring,) for ring in (self.outline, *self.others)))
+        return Polygon(self.outline) if self.outline else Box(self.xyxy)
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -184,8 +195,7 @@ def as_rows(manifest: Manifest, side: Side) -> list[dict[str, Any]]:
 
 def _instances(item: Item, image_id: int, category: Mapping[str, int], first: int) -> Iterator[coco.Instance]:
     for number, drawn in enumerate(item.drawn, first):
-        shape = Polygon(drawn.outline) if drawn.outline else Box(drawn.xyxy)
-        made = coco.instance_of(shape, id=number, image_id=image_id, category_id=category[drawn.label])
+        made = coco.instance_of(drawn.shape, id=number, image_id=image_id, category_id=category[drawn.label])
         if made is not None:
             yield made
 
@@ -215,18 +225,19 @@ def scaled(drawn: Sequence[Drawn], *, x: float, y: float) -> tuple[Drawn, ...]:
             one.label,
             rounded((one.xyxy[0] * x, one.xyxy[1] * y, one.xyxy[2] * x, one.xyxy[3] * y)),
             tuple(rounded((px * x, py * y)) for px, py in one.outline),
+            tuple(tuple(rounded((px * x, py * y)) for px, py in ring) for ring in one.others),
         )
         for one in drawn
     )
 
 
-def around(label: str, outline: tuple[tuple[float, float], ...]) -> Drawn | None:
-    """A thing with this outline; None where it has no extent."""
-    points = tuple(rounded(point) for point in outline)
-    box = bounding_box(Polygon(points))
+def around(label: str, *outlines: Outline) -> Drawn | None:
+    """A thing with these outlines, the first its largest; None where it has no extent."""
+    rings = tuple(tuple(rounded(point) for point in outline) for outline in outlines)
+    box = bounding_box(Mask((rings,)))
     if box is None or box.xyxy[0] >= box.xyxy[2] or box.xyxy[1] >= box.xyxy[3]:
         return None
-    return Drawn(label, box.xyxy, points)
+    return Drawn(label, box.xyxy, rings[0], rings[1:])
 
 
 def rounded(numbers: Iterable[float]) -> tuple[Any, ...]:

@@ -12,12 +12,8 @@ from typing import Literal
 
 import msgspec
 
-from labelloop.core.outlines import outline_of
-from labelloop.core.regions import Raw, Region, Shape
-from labelloop.learning.matching import overlaps
-
-MOVED_PX = 0.5
-"""A corner that is off by less was not moved by a person: the editor's percentages come back slightly rounded."""
+from labelloop.core.regions import Raw, Region
+from labelloop.learning.edits import iou_of, same_shape, with_tracks
 
 What = Literal["accepted", "changed", "deleted", "added"]
 
@@ -42,8 +38,8 @@ class Review(msgspec.Struct, frozen=True):
 
 
 class Fate(msgspec.Struct, frozen=True):
-    """What became of one region. `label` is the model's, of an added region the person's. `iou` in [0, 1] is that of
-    the boxes around both shapes, None where there are not two or they have no area. `relabelled`: the class changed."""
+    """What became of one region. `label` is the model's, of an added region the person's. `iou` in [0, 1] is
+    `edits.iou_of`. `relabelled`: the class changed."""
 
     what: What
     label: str
@@ -157,10 +153,10 @@ def fates(review: Review) -> list[Fate]:
     Several labels on one region are compared together and counted under the first. Where the prediction is gone, or
     its regions have no ids (not ours), the editor's `origins` say what they can: nothing about deletions, no IoU.
     """
-    person = _by_id(review.annotated)
+    person = _by_id(with_tracks(review.annotated))
     if review.predicted is None or any(_id(region) is None for region in review.predicted):
         return [_noted(regions, review.origins.get(name, "manual")) for name, regions in person.items()]
-    model = _by_id(review.predicted)
+    model = _by_id(with_tracks(review.predicted))
     kept = [_compare(regions, person[name]) if name in person else _deleted(regions) for name, regions in model.items()]
     return kept + [_noted(regions, "manual") for name, regions in person.items() if name not in model]
 
@@ -177,22 +173,9 @@ def _deleted(regions: Sequence[Region]) -> Fate:
 def _compare(model: Sequence[Region], person: Sequence[Region]) -> Fate:
     relabelled = {region.label for region in model} != {region.label for region in person}
     ours, theirs = model[0], person[0]
-    if not relabelled and ours.text == theirs.text and _same_shape(ours.shape, theirs.shape):
+    if not relabelled and ours.text == theirs.text and same_shape(ours.shape, theirs.shape):
         return Fate("accepted", _label(model), iou=1.0)
-    has_area = len(outline_of(ours.shape)) > 2 and len(outline_of(theirs.shape)) > 2
-    iou = float(overlaps([ours], [theirs])[0, 0]) if has_area else None
-    return Fate("changed", _label(model), iou=iou, relabelled=relabelled)
-
-
-def _same_shape(ours: Shape, theirs: Shape) -> bool:
-    if isinstance(ours, Raw) and isinstance(theirs, Raw):
-        return bool(ours.result.get("value") == theirs.result.get("value"))
-    if type(ours) is not type(theirs):
-        return False
-    first, second = outline_of(ours), outline_of(theirs)
-    return len(first) == len(second) and all(
-        abs(a - b) <= MOVED_PX for p, q in zip(first, second, strict=True) for a, b in zip(p, q, strict=True)
-    )
+    return Fate("changed", _label(model), iou=iou_of(ours, theirs), relabelled=relabelled)
 
 
 def _count(fate: Fate) -> Counts:

@@ -48,13 +48,16 @@ def _rows(data: bytes, same: bool) -> Any:
 
 
 def decode_rle(code: Any, print_params: bool = False) -> Any:
-    """What `encode_rle` was given: a flat uint8 array where there is a NumPy, else bytes."""
+    """What `encode_rle` was given: a flat uint8 array where there is a NumPy, else bytes. Raises ValueError for a code
+    that was cut off."""
     del print_params
     data, at = bytes(code), 0
 
     def take(count: int) -> int:
         nonlocal at
         begin, at = at, at + count
+        if at > 8 * len(data):
+            raise ValueError("the code ends too early")
         end = (at + 7) // 8
         return int.from_bytes(data[begin // 8 : end], "big") >> (8 * end - at) & (1 << count) - 1
 
