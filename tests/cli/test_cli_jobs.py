@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import threading
 
 import pytest
 
+from labelloop.core.settings import read_settings
+from labelloop.serving.models import open_store
 from reference.terminal import PICTURE, PROGRAM, Terminal
 from reference.waiting import wait
 
@@ -32,6 +35,20 @@ def test_a_project_is_prelabelled_and_its_failed_tasks_are_tried_again(terminal:
     assert again.returncode == 0, again.stdout + again.stderr
     assert terminal.stored() == [1] * 60
     assert "Run 2 continues" in terminal.run("jobs", "logs", job).stdout
+
+
+def test_whoever_asks_after_a_job_whose_worker_was_killed_gets_it_done(terminal: Terminal) -> None:
+    killed = threading.Event()
+    terminal.studio.around = lambda _ask, path, answer: killed.wait(60) and answer() if IMPORT in path else answer()
+    assert terminal.run("prelabel", "streets", "--detach").returncode == 0
+    jobs = open_store(read_settings(home=terminal.home)).jobs
+    wait(lambda: jobs.newest(1)[0].owner is not None)
+    job = jobs.newest(1)[0]
+    os.kill(int(str(job.owner).split("-")[-2]), signal.SIGKILL)
+    killed.set()
+    done = terminal.run("jobs", "show", job.id, "--follow")
+    assert "58 predictions" in done.stdout, done.stdout + done.stderr
+    assert terminal.stored().count(1) == 58
 
 
 @pytest.mark.slow

@@ -67,11 +67,12 @@ def coverage(settings: Settings, registry: Registry) -> Coverage:
     since hosted models call themselves as they like. Those have no label map."""
     from labelloop.core.errors import ModelNotFound
     from labelloop.labelstudio.config import parse_config
-    from labelloop.labelstudio.labelmap import LabelMap, build_label_map, read_labels_file
+    from labelloop.labelstudio.labelmap import LabelMap, build_label_map
     from labelloop.labelstudio.records import Project
+    from labelloop.serving.projects import Lens
 
-    aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
     catalogue = registry.catalogue()
+    lens = Lens.shared(settings, catalogue)
 
     def named(project: Project, version: str) -> ModelVersion | None:
         try:
@@ -90,8 +91,8 @@ def coverage(settings: Settings, registry: Registry) -> Coverage:
         if found.card.task == "raw":
             return found.id, None
         card, config = found.card, parse_config(project.label_config)
-        threshold = settings.score_threshold if settings.score_threshold is not None else card.score_threshold
-        label_map = build_label_map(config, card.labels, task=card.task, threshold=threshold, aliases=aliases)
+        threshold = lens.threshold if lens.threshold is not None else card.score_threshold
+        label_map = build_label_map(config, card.labels, task=card.task, threshold=threshold, aliases=lens.aliases)
         return found.id, label_map
 
     return cover
