@@ -277,7 +277,7 @@ def _make(runtime: Runtime, progress: Progress, find_links: Path | None) -> None
 
 
 def _interpreter(runtime: Runtime) -> str:
-    """What makes the environment: our own Python, or the newest there is that is not too new. Raises RuntimeSetupError."""
+    """What makes the environment: our own Python, or the newest here that is not too new. Raises RuntimeSetupError."""
     ours, newest = sys.version_info[:2], runtime.spec.newest_python
     if newest is None or ours <= newest:
         return str(getattr(sys, "_base_executable", sys.executable))  # a venv made by a venv would depend on it
