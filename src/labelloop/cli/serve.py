@@ -79,9 +79,9 @@ def run(settings: Settings, *, model: str | None) -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     configure_logs(level=settings.log_level, form=settings.log_format)
     address, number = settings.listen
-    door = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for a server
     with _told(address, number):  # before models begin to load in vain
+        door = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for a server
         door.bind((address, number))
     application = create_app(settings, assemble(settings, model=model))
     config = uvicorn.Config(
@@ -123,7 +123,8 @@ def _told(address: str, port: int) -> Iterator[None]:
         if error.errno == errno.EADDRNOTAVAIL:
             raise SettingsError(f"This machine does not have the address {address}.", hint=_EVERYWHERE) from error
         hint = "Does labelloop run already? Stop it, or choose another port, for instance --port 9191; 0: any free one."
-        raise SettingsError(f"Port {port} on {address} is not free ({error.strerror}).", hint=hint) from error
+        reason = error.strerror or str(error)
+        raise SettingsError(f"Port {port} on {address} is not free ({reason}).", hint=hint) from error
 
 
 def rust_layout() -> Path | None:
