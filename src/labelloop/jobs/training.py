@@ -162,6 +162,8 @@ class Training(NamedTuple):
         if news.tasks >= options.min_new:
             return f"{news.tasks} of {options.min_new} tasks changed; it begins after {options.quiet_s:g} quiet s."
         found = f"{news.tasks} of {options.min_new} new annotations."
+        if job is not None and job.state == "failed":  # what it had read is no news any more
+            found += f" The latest run failed: labelloop jobs resume {job.id}, or labelloop train {loop.project_id}."
         if options.every_h is None:
             return found
         due = (loop.run_at or loop.changed_at) + timedelta(hours=options.every_h)
