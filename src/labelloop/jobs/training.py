@@ -155,7 +155,7 @@ class Training(NamedTuple):
 
     def _next(self, loop: Loop, news: News, run: Run | None, job: Job | None) -> str:
         if job is not None and not job.ended and run is not None:
-            return f"A run is at work: {run.stage} (job {job.id})."
+            return f"A run {describe_stage(run) if job.owner else 'waits for a worker'} (job {job.id})."
         if not loop.enabled:
             return f"Off. Switch it on: labelloop loop {loop.project_id} on"
         options = loop.options
