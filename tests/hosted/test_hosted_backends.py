@@ -266,10 +266,12 @@ def test_a_picture_that_is_not_there_fails_one_task_with_the_reason(begin: Begin
     assert [len(one.get("result", ())) for one in results] == [1, 0]
 
 
-def test_check_says_what_a_backend_is(stand: Stand) -> None:
-    said = stand.run("start", "event_listener", "--root-dir", str(BACKENDS), "--check")
+def test_check_says_what_a_backend_is(stand: Stand, tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "there"
+    said = stand.run("start", "event_listener", "--root-dir", str(BACKENDS), "--check", "--model-dir", str(folder))
     assert said.returncode == 0, said.stderr
     assert "NewModel, generation 2" in said.stdout
+    assert folder.is_dir(), "the model may write there"
     said = stand.run("start", str(BACKENDS / "box_detector"), "--check")
     assert "MeanBox, generation 1.0" in said.stdout
     assert "some cannot" in said.stdout

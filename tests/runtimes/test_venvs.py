@@ -105,6 +105,25 @@ def test_pip_failing_shows_its_last_lines_and_the_log(home: Path, monkeypatch: p
     assert venvs.look(home, "tiny").state == "incomplete"
 
 
+def test_a_python_that_is_too_new_is_told_or_an_older_one_taken(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NumPy before 2 would be compiled there, in vain."""
+    monkeypatch.setattr(venvs, "RUNTIMES", {"tiny": tiny("1.0")._replace(newest_python=(3, 10))})
+    with pytest.raises(RuntimeSetupError, match=rf"not there for Python 3\.{sys.version_info.minor}"):
+        venvs.create(home, "tiny", progress=lambda _: None)
+    monkeypatch.setattr(venvs, "RUNTIMES", {"tiny": tiny("1.0")._replace(newest_python=(3, 11))})
+    runtime = venvs.look(home, "tiny")
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0, "final", 0))
+    programs(tmp_path / "bin", monkeypatch, **{"python3.11": "#!/bin/sh\nexit 0\n"})
+    assert venvs._interpreter(runtime) == str(tmp_path / "bin" / "python3.11")
+    programs(tmp_path / "broken", monkeypatch, **{"python3.11": "#!/bin/sh\nexit 1\n"})
+    monkeypatch.setenv("PATH", str(tmp_path / "broken"))
+    with pytest.raises(RuntimeSetupError, match=r"not there for Python 3\.13") as caught:
+        venvs._interpreter(runtime)
+    assert "python3.11" in caught.value.hint
+
+
 def test_too_small_a_disk_is_told_before_anything_is_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(venvs, "RUNTIMES", {"tiny": tiny("1.0", disk_bytes=10**18)})
     with pytest.raises(RuntimeSetupError, match=r"needs 1000000000\.0 GB"):

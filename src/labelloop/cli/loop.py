@@ -244,11 +244,12 @@ def follow(
                 job, run = training.jobs.get(job_id), training.runs.find(job_id)
                 if job.ended:
                     break
-                if job.owner is None and time.monotonic() - asked > 3:
+                held = job.owner is not None and training.jobs.is_alive(job.owner)  # or its worker was killed
+                if not held and time.monotonic() - asked > 3:
                     started = ensure(started)
                     asked = time.monotonic()
                 if run is not None:
-                    shown.update(describe_stage(run) if job.owner else "waits for a worker")
+                    shown.update(describe_stage(run) if held else "waits for a worker")
                 time.sleep(0.2)
     except KeyboardInterrupt:
         out.print(f"\nJob {job_id} goes on in the background: labelloop jobs logs {job_id}", markup=False)

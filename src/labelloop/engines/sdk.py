@@ -44,6 +44,11 @@ class SdkEngine:
         self._name, self._timeout_s, self._desk = card.name, host.timeout_s, desk
         self._heard: dict[str, int] = {}
         folder = desk.folder(card.name)
+        try:
+            Path(host.model_dir or folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            hint = "Give another folder: --model-dir."
+            raise ModelError(f"{host.model_dir} cannot be made: {error.strerror}.", hint=hint) from error
         opening = {"source": host.source, "options": dict(host.options), "model_dir": host.model_dir or str(folder)}
         self._host = Isolated(
             Program(card.name, "sdk.py", host.python, _folder_of(host), opening=("open", opening), opening_s=OPEN_S),

@@ -40,6 +40,9 @@ and asks for a screen's libraries."""
 REQUIREMENTS = (TORCH, "torchvision==0.28.0", MMCV, "numpy==1.26.4", *PACKAGES)
 """What is verified, and what the marker says was installed."""
 
+NEWEST_PYTHON = (3, 12)
+"""NumPy before 2 has no wheels for later ones."""
+
 IMPORTS = ("torch", "mmcv.ops", "mmengine", "mmdet", "mmyolo", "mmocr")
 
 ON_GPU = """\

@@ -14,6 +14,9 @@ from typing import NamedTuple
 from labelloop.core.errors import RuntimeSetupError
 from labelloop.runtimes.processes import inherited_environment
 
+Release = tuple[int, int]
+"""(3, 11) of a Python."""
+
 ASKING_S = 20.0
 
 Run = Callable[[Sequence[str], Mapping[str, str], Path | None], None]
@@ -37,15 +40,15 @@ class Build(NamedTuple):
         return self.requirement.partition("==")[0]
 
 
-def has_wheel(build: Build, *folders: Path | None) -> bool:
-    """Whether one of the folders has a wheel of this version for our Python, which is the runtime's too."""
-    name, ours = build.requirement.replace("==", "-"), f"cp{sys.version_info.major}{sys.version_info.minor}"
-    patterns = [f"{name}-{tag}-*.whl" for tag in (ours, "py3")]
+def has_wheel(build: Build, *folders: Path | None, python: Release | None = None) -> bool:
+    """Whether one of the folders has a wheel of this version for a Python, ours by default."""
+    name, (major, minor) = build.requirement.replace("==", "-"), python or sys.version_info[:2]
+    patterns = [f"{name}-{tag}-*.whl" for tag in (f"cp{major}{minor}", "py3")]
     return any(folder is not None and any(folder.glob(one)) for folder in folders for one in patterns)
 
 
-def build_wheel(build: Build, *, python: Path, folder: Path, run: Run) -> Path:
-    """The folder below `folder` with the wheel, built by `python`. The source that an
+def build_wheel(build: Build, *, python: Path, folder: Path, run: Run, release: Release | None = None) -> Path:
+    """The folder below `folder` with the wheel, built by `python`, which is of this release. The source that an
     earlier attempt left is used. Raises RuntimeSetupError."""
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     wheels = folder / "wheels"
@@ -53,7 +56,7 @@ def build_wheel(build: Build, *, python: Path, folder: Path, run: Run) -> Path:
         run([*pip, "install", "--progress-bar", "off", *build.tools], {}, None)
     source = _source(build, pip, folder, run)
     run([str(python), "setup.py", "bdist_wheel", "-d", str(wheels)], _environment(build), source)
-    if not has_wheel(build, wheels):
+    if not has_wheel(build, wheels, python=release):
         raise RuntimeSetupError(f"{source} was built and left no wheel of {build.requirement} in {wheels}.")
     return wheels
 
