@@ -13,6 +13,8 @@ from labelloop.core.errors import LabelloopError, LabelStudioAuthError, LabelStu
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import BadFilter, parse_filters
 from labelloop.labelstudio.records import JwtSettings, Webhook
+from labelloop.labelstudio.session import explain
+from labelloop.labelstudio.tokens import Credentials
 from labelloop.testing import FakeBackend, FakeLabelStudio
 
 CONFIG = """<View><Image name="picture" value="$photo"/>
@@ -272,6 +274,13 @@ def test_an_error_body_has_an_id_and_is_no_row() -> None:
         with pytest.raises(LabelStudioRejected, match="at least 3 characters") as refused:
             client.create_project("ab", CONFIG)
         assert refused.value.status == 400
+
+
+def test_a_page_instead_of_an_answer_about_a_project_may_mean_that_it_is_gone() -> None:
+    gone = httpx.Response(
+        404, html="<h1>Not Found</h1>", request=httpx.Request("POST", "http://ls/api/projects/7/import")
+    )
+    assert explain(gone, Credentials("http://ls", "x")).hint.startswith("Was the project deleted meanwhile?")
 
 
 Answer = Callable[[httpx.Request], httpx.Response]

@@ -60,7 +60,8 @@ def _try_filters(client: Client, project: Project, filters: Filters) -> None:
         if error.status not in (400, 500):
             raise
         hint = "Columns of the imported data are written data.NAME; the others are those of the Data Manager."
-        raise BadFilter(f"Label Studio cannot use this filter: {error.message}", hint=hint) from error
+        reason = error.message.partition(" Choices are")[0]  # what follows are tables of its database
+        raise BadFilter(f"The filter cannot be used. {reason}", hint=hint) from error
 
 
 def submit(jobs: Jobs, work: Work) -> tuple[Job, bool]:
