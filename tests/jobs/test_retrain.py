@@ -364,6 +364,30 @@ def test_a_second_trainer_goes_on_in_the_time_that_is_left_if_that_helps(
         )
 
 
+def test_a_server_that_stops_while_the_second_trains_goes_on_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "TRAINERS", {("boxes", "pictures"): (("obedient",), ("scratch",))})
+    monkeypatch.setattr(choose, "FURTHER", {"obedient": "second"})
+    monkeypatch.setattr(choose, "LEAST_S", {"cpu": 10.0})
+    bench.serve(bench.bad)
+    bench.annotate(*bench.add_tasks(ENOUGH))
+    bench.start()
+    does = {"model": str(bench.good), "steps": 4, "wait_at": 2}
+    job = bench.begin(bench.bad, trainer="auto", told={"second": does})
+    Backend.wait(lambda: "step 2" in bench.log(job).partition("second trains")[2], seconds=60)
+    close(bench.parts)
+    assert not bench.training.jobs.get(job.id).ended
+    bench.parts = assemble(bench.settings)
+    bench.start()
+    job, run = bench.finish(job)
+    log = bench.log(job)
+    assert (run.outcome, bench.live()) == ("promoted", "base@2"), log
+    assert run.trainer == "obedient, second"
+    assert (log.count("obedient trains"), log.count("second trains")) == (1, 2)
+    assert [point.step for point in run.curve if point.loss][-2:] == [3 + 3, 3 + 4], "on top of the first one's steps"
+
+
 def test_a_small_budget_has_no_second_trainer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "TRAINERS", {("boxes", "pictures"): (("obedient",), ("scratch",))})
     monkeypatch.setattr(choose, "FURTHER", {"obedient": "second"})

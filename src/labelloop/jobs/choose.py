@@ -26,9 +26,9 @@ TRAINERS: Mapping[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
 the order in which they are tried."""
 FURTHER: Mapping[str, str] = {"head": "full"}
 """Who goes on from what another has made, in the time that is left."""
-GENTLY: Mapping[str, Mapping[str, float]] = {"full": {"rate": 1e-4, "class_rate": 2e-4}}
+GENTLY: Mapping[str, Mapping[str, float]] = {"full": {"rate": 3e-5, "class_rate": 1e-4}}
 """Options of who goes on, unless a person gave others: at its usual rates `full` took what `head` had reached on bccd
-from 0.831 to 0.667 in 40 steps, at these it kept it (benchmarks/README.md)."""
+from AP50 0.831 to 0.667 in 40 steps, at these to 0.844 (benchmarks/README.md)."""
 LEAST_S: Mapping[str, float] = {"cpu": 300.0, "cuda": 60.0}
 """By the kind of device, what each of the two must have at least; the first one gets half. All weights learn slowly: a
 step of YOLOX-nano takes a core a second."""
