@@ -121,9 +121,9 @@ class Preannotation:
             return not self._guest and self._look_after_others()
         begun_s = time.monotonic()
         self._delivery.deliver(pages)
-        self._select = self._select and not self._selected()
         storing_s = time.monotonic() - begun_s
         self._due_s = time.monotonic() + min(storing_s / STORING, LONGEST_WAIT_S)
+        self._select = self._select and not self._selected()
         return True
 
     def _selected(self) -> bool:
