@@ -232,7 +232,9 @@ def test_a_package_without_a_wheel_is_built_once(home: Path, tmp_path: Path, mon
             entry = tarfile.TarInfo(f"tinybuilt-1.0/{name}")
             entry.size = len(text.encode())
             archive.addfile(entry, io.BytesIO(text.encode()))
-    build = Build("tinybuilt==1.0", replaced=(("SAID = 'old'", "SAID = 'new'"),), gpu=("TINY_CUDA", "1", "0"))
+    build = Build(
+        "tinybuilt==1.0", replaced=(("setup.py", "SAID = 'old'", "SAID = 'new'"),), gpu=("TINY_CUDA", "1", "0")
+    )
     steps = (("tinything==1.0",), build, ("--no-deps", "--only-binary", "tinybuilt", "tinybuilt==1.0"))
     pins = ("tinything==1.0", "tinybuilt==1.0")
     monkeypatch.setattr(
@@ -262,16 +264,19 @@ def test_mmcv_is_built_from_changed_source_where_no_wheel_is_given(tmp_path: Pat
     def run(argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None) -> None:
         ran.append((list(argv), dict(environment)))
         if "download" in argv:
-            written = tmp_path / "mmcv-2.0.1" / "setup.py"
-            written.parent.mkdir()
-            written.write_text("args = ['-std=c++14']")
+            written = tmp_path / "mmcv-2.0.1"
+            for file, old, _ in build.replaced:
+                (written / file).parent.mkdir(parents=True, exist_ok=True)
+                (written / file).write_text(f"before {old} behind")
             (tmp_path / "archives").mkdir()
             with tarfile.open(tmp_path / "archives" / "mmcv-2.0.1.tar.gz", "w:gz") as archive:
-                archive.add(written, "mmcv-2.0.1/setup.py")
-            shutil.rmtree(written.parent)
+                archive.add(written, "mmcv-2.0.1")
+            shutil.rmtree(written)
         elif "setup.py" in argv:
             assert cwd is not None
             assert "-std=c++17" in (cwd / "setup.py").read_text()
+            helper = cwd / "mmcv/ops/csrc/common/pytorch_cuda_helper.hpp"
+            assert helper.read_text() == "before <ATen/cuda/Atomic.cuh> behind"
             (tmp_path / "wheels").mkdir()
             (tmp_path / "wheels" / f"mmcv-2.0.1-cp3{sys.version_info.minor}-linux.whl").touch()
 

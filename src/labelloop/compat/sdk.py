@@ -77,11 +77,9 @@ class _Cache:
         self._here: dict[tuple[str, str], Any] = {}
 
     def __getitem__(self, key: tuple[str, str]) -> Any:
-        if key in self._here:
-            return self._here[key]
         value = self._keeper.get(*key)
         if value is None:
-            return self._behind[key]
+            return self._here[key] if key in self._here else self._behind[key]
         return json.dumps(value) if key[1] == "extra_params" and not isinstance(value, str) else value
 
     def __setitem__(self, key: tuple[str, str], value: Any) -> None:
@@ -89,7 +87,6 @@ class _Cache:
         if key[1] in ("label_config", "parsed_label_config") or (key[1] == "model_version" and str(value) in UNSET):
             self._here[key] = value
             return
-        self._here.pop(key, None)
         self._keeper.set(*key, value)
 
     def __contains__(self, key: tuple[str, str]) -> bool:

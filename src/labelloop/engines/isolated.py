@@ -377,14 +377,16 @@ def _require_python(python: str) -> None:
 
 @functools.cache
 def _release_of(python: str) -> tuple[int, ...]:
-    """(3, 11) of an interpreter, empty for another program."""
+    """(3, 11) of an interpreter, empty for another program; one that is too slow to say it gets its chance."""
     asked = [python, "-c", "import sys; print(sys.version_info[0], sys.version_info[1])"]
     try:
         done = subprocess.run(
             asked, env=_environment({}), capture_output=True, text=True, errors="replace", timeout=ASKING_S, check=False
         )
         return tuple(int(number) for number in done.stdout.split()[-2:])
-    except (OSError, subprocess.TimeoutExpired, ValueError):
+    except subprocess.TimeoutExpired:
+        return OLDEST
+    except (OSError, ValueError):
         return ()
 
 

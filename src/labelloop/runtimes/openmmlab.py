@@ -45,6 +45,12 @@ NEWEST_PYTHON = (3, 12)
 
 IMPORTS = ("torch", "mmcv.ops", "mmengine", "mmdet", "mmyolo", "mmocr")
 
+CUDA_SOURCES = (
+    "mmcv/ops/csrc/common/pytorch_cuda_helper.hpp",
+    "mmcv/ops/csrc/pytorch/cuda/ms_deform_attn_cuda.cu",
+)
+"""They name a header that torch has elsewhere since."""
+
 ON_GPU = """\
 import importlib.util, torch
 if torch.version.cuda is None:
@@ -65,7 +71,10 @@ STEPS = (
     Build(
         MMCV,
         tools=("setuptools<75", "wheel", "ninja"),  # its setup.py imports pkg_resources; ninja can go on where it was
-        replaced=(("-std=c++14", "-std=c++17"),),  # torch's headers want it
+        replaced=(
+            ("setup.py", "-std=c++14", "-std=c++17"),  # torch's headers want it
+            *((file, "<THC/THCAtomics.cuh>", "<ATen/cuda/Atomic.cuh>") for file in CUDA_SOURCES),
+        ),
         environment=(("MMCV_WITH_OPS", "1"),),
         gpu=("FORCE_CUDA", "1", "0"),
         minutes=20,

@@ -24,13 +24,13 @@ Run = Callable[[Sequence[str], Mapping[str, str], Path | None], None]
 
 
 class Build(NamedTuple):
-    """A package to build where nobody gives its wheel. `tools` are installed for it, `replaced` texts in its setup.py,
+    """A package to build where nobody gives its wheel. `tools` are installed for it, `replaced` texts in its files,
     `environment` variables that the build reads. `gpu` is a variable with its values where CUDA is to be compiled for
     and where not; who sets it has decided. `minutes` is what it takes on one core, for people."""
 
     requirement: str
     tools: tuple[str, ...] = ()
-    replaced: tuple[tuple[str, str], ...] = ()
+    replaced: tuple[tuple[str, str, str], ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     gpu: tuple[str, str, str] | None = None
     minutes: int = 1
@@ -77,18 +77,17 @@ def _source(build: Build, pip: Sequence[str], folder: Path, run: Run) -> Path:
     with tarfile.open(archive) as opened:
         opened.extractall(part, filter="data")
     (found,) = part.iterdir()
-    _change(found / "setup.py", build.replaced)
+    for file, old, new in build.replaced:
+        _change(found / file, old, new)
     found.rename(source)  # in one step: a source without our changes is never built
     return source
 
 
-def _change(path: Path, replaced: Sequence[tuple[str, str]]) -> None:
+def _change(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
-    for old, new in replaced:
-        if old not in text:
-            raise RuntimeSetupError(f"{path} has no {old!r} any more, which must be {new!r}.")
-        text = text.replace(old, new)
-    path.write_text(text, encoding="utf-8")
+    if old not in text:
+        raise RuntimeSetupError(f"{path} has no {old!r} any more, which must be {new!r}.")
+    path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def _environment(build: Build) -> dict[str, str]:
