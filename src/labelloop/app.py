@@ -92,6 +92,7 @@ def assemble(settings: Settings, *, model: str | None = None, load: Load | None 
     desk = HouseDesk(settings.home, store.values, origins, lambda: media)
     slots = _slots(settings, store, metrics, load, desk)
     projects = Projects(settings, store.registry, slots, default=default)
+    store.registry.save_lens(threshold=projects.lens.threshold, aliases=projects.lens.aliases)
     desk.on_version = projects.refresh
     media, predictor = _path(settings, store, metrics, slots, origins)
     loop = Loop()

@@ -60,10 +60,10 @@ def test_a_loop_is_switched_looked_at_and_told_how_to_decide(terminal: Terminal,
     assert begun.returncode == 0, begun.stderr
     assert f"The loop of project {parts} is on. 0 of 5 new annotations. With any, it also begins at 20" in begun.stdout
     assert "Nobody is here to train: run labelloop serve, or labelloop worker." in begun.stdout
-    told = terminal.run("loop", "parts", "on", "--every", "0", "--always", "--even-if-few", "--json")
+    told = terminal.run("loop", "parts", "on", "--every", "0", "--always", "--even-if-few", "--memory", "900", "--json")
     options = json.loads(told.stdout)["options"]
-    kept = [options[name] for name in ("min_new", "every_h", "promotion", "even_if_few")]
-    assert kept == [5, None, "always", True], "what is not named stays"
+    kept = [options[name] for name in ("min_new", "every_h", "promotion", "even_if_few", "memory_mb")]
+    assert kept == [5, None, "always", True, 900], "what is not named stays"
     for words, says in ((("--min-new", "7"), "Nothing was changed"), (("on", "--never", "--ask"), "One of them")):
         refused = terminal.run("loop", "parts", *words)
         assert refused.returncode in (1, 2)

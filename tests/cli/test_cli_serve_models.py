@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -166,6 +167,23 @@ def test_a_variable_that_cannot_be_used_is_named(
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_says_so_before_anything_is_loaded(environment: dict[str, str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        taken = run(environment, "serve", "--port", port, "--model", "missing.onnx")
+    elsewhere = run(environment, "serve", "--host", "192.0.2.1", "--port", "0")
+    nowhere = run(environment, "serve", "--host", "no..name")
+    for done, words, step in [
+        (taken, f"Port {port} on 127.0.0.1 is not free", "another port, for instance --port 9191"),
+        (elsewhere, "does not have the address 192.0.2.1", "0.0.0.0 for all of its addresses"),
+        (nowhere, "The host no..name to listen on is not known", "127.0.0.1 for this machine alone"),
+    ]:
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert step in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_word_that_other_programs_use_is_no_setting(environment: dict[str, str], tmp_path: Path) -> None:

@@ -305,6 +305,11 @@ def test_labels_and_picture_come_from_the_caller(setting: Setting) -> None:
     assert line(findings(["bus"], None), "picture", "skipped")
 
 
+def test_a_model_that_writes_regions_itself_has_no_label_map(setting: Setting) -> None:
+    found = diagnose(setting.installation, 1, coverage=lambda project, version: ("theirs@1", None))
+    assert "theirs@1 writes regions by itself" in line(found, "labels", "ok")
+
+
 def test_no_finding_that_is_not_well_lacks_a_fix(setting: Setting) -> None:
     setting.backend.stop()
     setting.studio.outgoing.block_backends = True

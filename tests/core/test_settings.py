@@ -23,6 +23,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("LABELLOOP_LABEL_STUDIO_URL", "http://ls/sub/", "label_studio_url", "http://ls/sub"),
         ("LABEL_STUDIO_URL", "http://ls", "label_studio_url", "http://ls"),
+        ("LABEL_STUDIO_URL", "http://ls/sub/projects/7/data?tab=3", "label_studio_url", "http://ls/sub"),
         ("LABEL_STUDIO_HOSTNAME", "http://ls", "label_studio_url", "http://ls"),
         ("LABEL_STUDIO_HOST", "http://ls", "label_studio_url", "http://ls"),
         ("LABELLOOP_DATABASE_URL", "postgres://me@db/x", "database_url", "postgresql+psycopg://me@db/x"),

@@ -122,6 +122,7 @@ def test_killed_three_times_every_task_has_one_prediction(project: Project) -> N
     assert (job.state, job.error) == ("done", ""), log
     assert not failures(project.store.engine, job.id)
     assert project.versions() == [[job.version]] * TASKS, log
+    assert project.client.project(project.number).model_version == job.version, "annotators get them"
 
 
 def test_a_picture_that_was_missing_is_tried_again_alone(project: Project) -> None:

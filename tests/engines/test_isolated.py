@@ -208,6 +208,25 @@ def test_an_interpreter_that_is_none_is_a_clear_error(make: Make) -> None:
         make(python="/nowhere/python").call("same", value=1, timeout_s=20)
 
 
+@pytest.mark.parametrize(
+    ("prints", "says"),
+    [
+        ("3 7", "it is Python 3.7, and 3.8 or newer is needed"),
+        ("2 7", "it is Python 2.7"),
+        ("hello", "it is no Python"),
+    ],
+    ids=["one year too old", "much too old", "another program"],
+)
+def test_an_interpreter_that_is_too_old_is_told_before_it_is_tried(
+    make: Make, tmp_path: Path, prints: str, says: str
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho {prints}\n")
+    program.chmod(0o755)
+    with pytest.raises(ModelError, match=says):
+        make(python=str(program)).call("same", value=1, timeout_s=20)
+
+
 def test_a_model_that_does_not_open_says_why(tmp_path: Path, make: Make) -> None:
     make()
     program = Program("broken", str(tmp_path / "adapter.py"), opening=("open", {"fail": True}))

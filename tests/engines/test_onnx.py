@@ -133,25 +133,27 @@ class Bomb:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "step"),
     [
-        pytest.param(b"", id="empty"),
-        pytest.param(b"<html>not found</html>", id="an error page"),
-        pytest.param(pickle.dumps(Bomb()), id="a pickle"),
-        pytest.param(b"\x08\x08\x3a\xff\xff\xff\xff\x0fcut", id="cut off"),
-        pytest.param(b"\xff" * 30, id="numbers without end"),
-        pytest.param(b"\x08\x08", id="a model without a graph"),
+        pytest.param(b"", "Export it again", id="empty"),
+        pytest.param(b"<html>not found</html>", "a web page", id="an error page"),
+        pytest.param(b"version https://git-lfs.github.com/spec/v1", "git lfs pull", id="a pointer"),
+        pytest.param(pickle.dumps(Bomb()), "checkpoint of PyTorch. Export it to ONNX", id="a pickle"),
+        pytest.param(b"PK\3\4" + bytes(30), "checkpoint of PyTorch. Export it to ONNX", id="a zipped pickle"),
+        pytest.param(b"\x08\x08\x3a\xff\xff\xff\xff\x0fcut", "Export it again", id="cut off"),
+        pytest.param(b"\xff" * 30, "Export it again", id="numbers without end"),
+        pytest.param(b"\x08\x08", "older opset", id="a model without a graph"),
     ],
 )
 def test_what_is_not_onnx_is_an_error_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, step: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"model\.onnx") as caught:
         read_signature(path)
-    assert caught.value.hint
+    assert step in caught.value.hint
     assert list(tmp_path.iterdir()) == [path]
 
 

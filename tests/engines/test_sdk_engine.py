@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,63 @@ class Several(LabelStudioMLBase):
         result = {"from_name": name, "to_name": shown, "type": "choices", "value": {"choices": ["A"]}}
         result["meta"] = {"told": [HOST, KEY, self.threshold]}
         return ModelResponse(predictions=[[PredictionValue([result], 0.5), PredictionValue([])] for _ in tasks])
+"""
+
+
+INSTALLED = """
+import json
+
+class InFile(dict):
+    def __missing__(self, key):
+        return "from before" if key[1] == "older" else None
+    def __setitem__(self, key, value):
+        raise ValueError("only texts, in a file of this folder")
+
+CACHE = InFile()
+
+class LabelStudioMLBase:
+    def __init__(self, project_id=None, label_config=None):
+        self.project_id = project_id or ""
+        self.set("label_config", label_config)
+        if not self.get("model_version"):
+            self.set("model_version", "0.0.1")
+        self.setup()
+    def setup(self):
+        pass
+    def get(self, key):
+        return CACHE[self.project_id, key]
+    def set(self, key, value):
+        CACHE[self.project_id, key] = value
+    def has(self, key):
+        return (self.project_id, key) in CACHE
+    @property
+    def extra_params(self):
+        return json.loads(self.get("extra_params") or "{}")
+    @property
+    def model_version(self):
+        return self.get("model_version")
+"""
+"""How the official package keeps values in its second generation."""
+
+KEEPING = """
+from label_studio_ml.api import init_app
+from label_studio_ml.model import LabelStudioMLBase
+
+class Keeping(LabelStudioMLBase):
+    def setup(self):
+        self.set("model_version", "begun")
+    def predict(self, tasks, context=None, **kwargs):
+        told = [self.get("heard"), self.has("never"), self.get("older"), self.extra_params.get("a")]
+        config = self.get("label_config")
+        return [{"result": [{"meta": {"told": told, "config": config}}]} for _ in tasks]
+    def fit(self, event, data, **kwargs):
+        self.set("heard", [event])
+        self.set("model_version", "learned")
+
+app = init_app(model_class=Keeping)
+
+@app.route("/pages")
+def pages(): ...
 """
 
 
@@ -271,6 +330,33 @@ def test_what_a_model_reads_while_it_is_imported_is_there(load: Load, desk: Memo
     assert result_of(ask(engine, "x", "y")[1])["meta"] == {"told": ["http://studio:8080", "a token", 0.25]}
     other = load(SEVERAL, LABEL_STUDIO_HOSTNAME="http://other:8080")
     assert result_of(ask(other, "x")[0])["meta"] == {"told": ["http://other:8080", "a token", 0.5]}
+
+
+def test_an_installed_package_keeps_its_values_with_us(load: Load, desk: MemoryDesk, tmp_path: Path) -> None:
+    """So `setup` does not take back the version that `fit` gave, and what is in the package's file is read still."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
+    (site,) = (tmp_path / "env").glob("lib/python3*/site-packages")
+    for file, text in (
+        ("__init__", "__version__ = '2.0'"),
+        ("model", INSTALLED),
+        ("api", "def init_app(model_class): 1 / 0"),
+    ):
+        (site / "label_studio_ml").mkdir(exist_ok=True)
+        (site / "label_studio_ml" / f"{file}.py").write_text(text)
+    (tmp_path / "backend").mkdir()
+    desk.set("mine", "1", "extra_params", {"a": 1})
+    options = {"source": str(tmp_path / "backend"), "python": str(tmp_path / "env" / "bin" / "python")}
+    engine = load(KEEPING, file="backend/_wsgi.py", **options)
+    assert engine.about["package"] == "2.0"
+    engine.introduce("1", CONFIG)
+    assert desk.get("mine", "1", "model_version") == "begun"
+    version = engine.fit("1", CONFIG, event="START_TRAINING", data={}, completions=(), workdir=tmp_path / "w")
+    assert version == "learned"
+    (said,) = ask(engine, "x")
+    assert isinstance(said, Said)
+    assert said.version == "learned"
+    assert result_of(said)["meta"] == {"told": [["START_TRAINING"], False, "from before", 1], "config": CONFIG}
+    assert desk.get("mine", "1", "label_config") is None, "every instance knows it"
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,10 @@ def test_a_whole_project_is_predicted_under_the_name_that_the_model_gives_itself
         stand.environment |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
         with stand.serving(str(BACKENDS / "event_listener"), "--with", "flavour=sweet") as caller:
             caller.studio = studio
+            for command in ("connect", "doctor"):
+                said = stand.run(command, str(project), "--backend-url", caller.url)
+                assert said.returncode == 0, said.stdout
+                assert "writes regions by itself" in said.stdout
             said = stand.run("prelabel", str(project))
             assert said.returncode == 0, said.stdout + said.stderr
             stored = [studio.predictions(task) for task in tasks]
@@ -262,12 +266,31 @@ def test_a_picture_that_is_not_there_fails_one_task_with_the_reason(begin: Begin
     assert [len(one.get("result", ())) for one in results] == [1, 0]
 
 
-def test_check_says_what_a_backend_is(stand: Stand) -> None:
-    said = stand.run("start", "event_listener", "--root-dir", str(BACKENDS), "--check")
+def test_check_says_what_a_backend_is(stand: Stand, tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "there"
+    said = stand.run("start", "event_listener", "--root-dir", str(BACKENDS), "--check", "--model-dir", str(folder))
     assert said.returncode == 0, said.stderr
     assert "NewModel, generation 2" in said.stdout
+    assert folder.is_dir(), "the model may write there"
     said = stand.run("start", str(BACKENDS / "box_detector"), "--check")
     assert "MeanBox, generation 1.0" in said.stdout
+    assert "some cannot" in said.stdout
+    assert said.returncode == 0, "it looks into the label config, which Label Studio gives"
+
+
+def test_check_fails_where_the_model_cannot_be_built(stand: Stand, tmp_path: Path) -> None:
+    model = (
+        "from label_studio_ml.model import LabelStudioMLBase\nclass Model(LabelStudioMLBase):\n    def setup(self):\n"
+    )
+    (tmp_path / "model.py").write_text(f"{model}        open('no weights')\n")
+    said = stand.run("start", str(tmp_path), "--check")
+    assert said.returncode == 1
+    assert "FileNotFoundError" in said.stderr
+    said = stand.run("models", "add", f"{tmp_path}/model.py:Other")
+    assert said.returncode == 1
+    assert "has no class Other" in said.stderr
+    assert "It has: Model" in said.stderr
+    assert "mmdetection, mmocr" in stand.run("init", "x", "--from", "mmdetektion").stderr
 
 
 def test_init_makes_a_backend_that_starts(stand: Stand, tmp_path: Path) -> None:

@@ -341,6 +341,11 @@ def test_with_takes_every_following_pair() -> None:
         "--with",
         "d=0.5",
     ]
+    assert spread(["--with", "a=1", "DIR"]) == ["--with", "a=1", "DIR"]
+    assert spread(["--with", "oops", "--port", "80"]) == ["--with", "oops", "--port", "80"], "an error that says more"
     assert parse_options(["a=1", "c=true", "d=0.5", "e=x=y"]) == {"a": 1, "c": True, "d": 0.5, "e": "x=y"}
+    assert parse_options(["a=-2", "b=1e-3", "c=2026_11", "d=nan", "e="]) == {
+        "a": -2, "b": 0.001, "c": "2026_11", "d": "nan", "e": "",
+    }  # fmt: skip
     with pytest.raises(ModelError, match="not NAME=VALUE"):
         parse_options(["nothing"])

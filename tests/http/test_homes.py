@@ -15,6 +15,7 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ProjectElsewhere
 from labelloop.core.settings import read_settings
 from labelloop.jobs.submit import view_of
+from labelloop.jobs.watchers import Views
 from labelloop.labelstudio.records import Project
 from labelloop.labelstudio.wire import made_s_of
 from labelloop.serving.models import Store, open_store
@@ -174,3 +175,22 @@ def test_commands_and_workers_know_the_model_that_serve_was_given(start: Start, 
     assert serves(1) == "birds@1", "what is assigned comes first"
     start(models=()).http.post("/setup", json={"project": called(OTHER, 2), "schema": CONFIG})
     assert serves(2) is None, "a server without --model answers it now"
+
+
+def test_commands_and_workers_see_through_what_serve_was_told(start: Start, tmp_path: Path) -> None:
+    """`labelloop serve --score-threshold … --labels-file …`, and another command in another terminal without them."""
+    (tmp_path / "labels.json").write_text('{"lorry": "Car"}')
+    store = open_store(read_settings(home=tmp_path / "home"))
+    store.registry.add(None, ModelCard(name="cars", engine="empty", labels=("lorry",)))
+    project = Project(1, label_config=CONFIG)
+
+    def seen(**told: Any) -> str:
+        return view_of(read_settings(home=tmp_path / "home", **told), store.registry, project, None).name
+
+    alone = seen()
+    served = start(models=(), score_threshold=0.6, labels_file=tmp_path / "labels.json").setup(1)
+    assert seen() == served != alone
+    views = Views(read_settings(home=tmp_path / "home"), store.registry.catalogue().serving, store.registry.catalogue)
+    assert views.of(project).name == served, "what `labelloop watch` starts jobs for"
+    assert seen(score_threshold=0.7) != served, "what a command is told itself comes first"
+    assert start(models=()).setup(1) == alone == seen() == views.of(project).name, "a restart without them"

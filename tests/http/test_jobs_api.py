@@ -99,7 +99,11 @@ def test_a_job_is_started_followed_and_its_failures_are_tried_again(
 def test_jobs_are_listed_cancelled_and_resumed(backend: Backend, project: int) -> None:
     backend.engine.gate.clear()
     job = begin(backend, project, filters=["total_annotations=0"], limit=4)
-    assert begin(backend, project)["id"] == job["id"], "the same work is one job"
+    assert begin(backend, project, filters=["total_annotations=0"], limit=4)["id"] == job["id"], "the same is one job"
+    more = backend.http.post("/api/jobs", json={"project": project})
+    assert more.status_code == 409, "four tasks are not all of them"
+    assert f"Job {job['id']} makes predictions of" in more.json()["message"]
+    assert "(only missing, filtered, at most 4 tasks)" in more.json()["message"]
     assert [row["id"] for row in backend.http.get(f"/api/jobs?project={project}&limit=5").json()["jobs"]] == [job["id"]]
     assert backend.http.get("/api/jobs?project=99").json()["jobs"] == []
     assert backend.http.get("/api/jobs?state=failed").json()["jobs"] == []
@@ -113,7 +117,10 @@ def test_jobs_are_listed_cancelled_and_resumed(backend: Backend, project: int) -
     assert (row["state"], row["progress"]["done"]) == ("done", 4)
 
 
-def test_who_comes_back_is_told_what_he_missed_and_nothing_twice(backend: Backend, project: int) -> None:
+def test_who_comes_back_is_told_what_he_missed_and_nothing_twice(
+    backend: Backend, studio: FakeLabelStudio, project: int
+) -> None:
+    studio.state.projects[project].model_version = "theirs"  # or the job would say that it names its own there
     with listening(backend, "/api/events") as events:
         job = begin(backend, project)
         first = next(event for event in events if event["event"] == "line")
@@ -156,7 +163,7 @@ def _answers(http: httpx.Client, status: int) -> bool:
         ({"project": 1, "model": "trucks"}, 404, "There is no model trucks"),
         ({"project": "nowhere"}, 404, "no project 'nowhere'"),
         ({"project": 1, "filters": ["nonsense"]}, 400, "not a filter"),
-        ({"project": 1, "filters": ["nonsense=1"]}, 502, "nonsense"),
+        ({"project": 1, "filters": ["nonsense=1"]}, 400, "written data.NAME"),
         ({"project": 1, "label_studio": "http://elsewhere"}, 400, "is not connected"),
     ],
     ids=lambda value: str(value)[:40],

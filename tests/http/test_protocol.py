@@ -18,6 +18,7 @@ from sqlalchemy import select
 
 from labelloop.core.errors import ModelError
 from labelloop.core.regions import Box, Region
+from labelloop.http.auth import BasicAuth
 from labelloop.learning.memory import recall
 from labelloop.learning.pool import Observation
 from labelloop.store import schema
@@ -410,6 +411,19 @@ def test_a_project_without_a_model_is_told_what_to_do(start, studio) -> None:
     assert "labelloop models use 5 NAME" in item["error"]
 
 
+@pytest.mark.parametrize(
+    ("classes", "step"),
+    [(("lorry", "van"), 'predicted_values="CLASS"'), (("class_0", "class_1"), "--labels names.txt (or coco)")],
+    ids=["other names", "no names"],
+)
+def test_a_model_that_fits_no_label_is_told_what_to_do(start, studio, classes: tuple[str, ...], step: str) -> None:
+    backend = start(engine=FakeEngine(classes=classes))
+    backend.setup(1, studio=studio)
+    (item,) = backend.predict(uploads(studio, 1)).json()["results"]
+    assert "No class of cars@1 maps to a label of this project." in item["error"]
+    assert step in item["error"]
+
+
 def test_assigning_another_model_reaches_a_running_server(start, studio) -> None:
     backend = start(models=("cars", "dogs"))
     backend.parts.store.registry.bind(1, "cars")
@@ -515,8 +529,9 @@ def test_web_pages_cannot_use_the_server_of_the_person_who_looks_at_them(
         ({"Authorization": "Bearer abc"}, 401),
         ({"Authorization": "Basic ???"}, 401),
         ({"Authorization": "Basic " + base64.b64encode("änn:paß".encode()).decode()}, 200),
+        ({"Authorization": "Basic " + base64.b64encode("änn:paß".encode("latin-1")).decode()}, 200),
     ],
-    ids=["nothing", "wrong password", "another scheme", "not base64", "right"],
+    ids=["nothing", "wrong password", "another scheme", "not base64", "right", "right, as Label Studio writes it"],
 )
 def test_basic_auth(start, headers: dict[str, str], status: int) -> None:
     backend = start(basic_auth_user="änn", basic_auth_pass="paß")
@@ -524,6 +539,11 @@ def test_basic_auth(start, headers: dict[str, str], status: int) -> None:
     for method, path in (("GET", "/"), ("POST", "/setup"), ("GET", "/api/models"), ("GET", "/metrics")):
         answer = backend.http.request(method, path, json={} if method == "POST" else None, headers=headers)
         assert answer.status_code == status, path
+
+
+def test_letters_that_label_studio_cannot_send_are_no_question_marks() -> None:
+    guess = b"Basic " + base64.b64encode(b"ann:??????")
+    assert not BasicAuth("ann", "пароль").allows("/predict", [(b"authorization", guess)])
 
 
 def test_what_is_answered_is_remembered_after_the_answer(start) -> None:

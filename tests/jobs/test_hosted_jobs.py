@@ -120,7 +120,7 @@ def test_everything_that_looks_at_a_project_knows_the_model_by_its_own_name(host
     hosted.add_tasks(2)
     registry = hosted.store.registry
     registry.bind(hosted.project, hosted.model.id, reason="test")
-    views = Views(hosted.settings, lambda project: registry.catalogue().serving(project))
+    views = Views(hosted.settings, lambda project: registry.catalogue().serving(project), registry.catalogue)
     with Client(hosted.studio.url, hosted.studio.token) as client:
         project = client.project(hosted.project)
         assert views.of(project).name == hosted.version, "it has not said anything yet"

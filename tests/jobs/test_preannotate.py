@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from typing import Any
 
@@ -13,6 +14,7 @@ from labelloop.core.errors import JobError, JobLost, LabelConfigError, ModelFail
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Region
 from labelloop.jobs.patience import Cancelled, Interrupted
+from labelloop.jobs.shown import not_shown
 from labelloop.labelstudio.filters import parse_filters
 from labelloop.serving.projects import Lens
 from labelloop.testing import FakeEngine
@@ -71,6 +73,40 @@ def test_all_leaves_what_says_the_same_where_it_is(desk: Desk) -> None:
     assert "say what is there already" in desk.log(job)
 
 
+def test_a_project_that_names_no_predictions_names_these(desk: Desk) -> None:
+    desk.tasks = desk.studio.add_tasks(desk.project, [{"image": "data:,x"}])
+    project = desk.studio.state.projects[desk.project]
+    job = desk.job()
+    desk.run(job)
+    assert project.model_version == "", "Label Studio refuses a version without any prediction, and there is none"
+    desk.add_tasks(3)
+    desk.run(desk.store.jobs.resume(job.id))
+    assert project.model_version == desk.version
+    assert f"now it names {desk.version}" in desk.log(job)
+    assert "by themselves" not in desk.log(job)
+
+
+@pytest.mark.parametrize(
+    ("shows", "names", "said"),
+    [
+        (True, "older@1", "Annotators still get the predictions of older@1. To give them these, .*labelloop order"),
+        (True, "the title of a backend", ""),
+        (False, "", "The project does not show predictions to annotators. Switch it on: http.*/settings/annotation"),
+    ],
+    ids=["an earlier version", "a backend", "none, on purpose"],
+)
+def test_what_a_project_names_stays(desk: Desk, shows: bool, names: str, said: str) -> None:
+    tasks = desk.add_tasks(2)
+    give(desk, tasks[0], "older@1")
+    project = desk.studio.state.projects[desk.project]
+    project.model_version, project.show_collab_predictions = names, shows
+    desk.store.registry.save_connection(desk.studio.url, desk.studio.token)
+    job = desk.job()
+    desk.run(job)
+    assert project.model_version == names
+    assert re.fullmatch(f"{said}.*" if said else "", not_shown(desk.store.registry, job))
+
+
 @pytest.mark.parametrize(
     ("expression", "taken"),
     [
@@ -113,6 +149,7 @@ def test_a_resumed_job_goes_on_at_its_page(desk: Desk) -> None:
             return super().predict(batch)
 
     desk.engine = Counting()
+    desk.studio.state.projects[desk.project].model_version = "theirs"  # nothing but pages between two stops
     job = desk.job()
     for _ in range(3):
         with desk.open(job) as work:
@@ -124,14 +161,14 @@ def test_a_resumed_job_goes_on_at_its_page(desk: Desk) -> None:
 
 
 def test_tasks_imported_meanwhile_are_taken_and_deleted_ones_do_not_shift_the_rest(desk: Desk) -> None:
-    tasks = desk.add_tasks(40)
+    tasks = desk.add_tasks(100)  # more than are read ahead of what is stored
     job = desk.job()
     with desk.open(job) as work:
         assert work.advance()
         desk.delete(*tasks[:15])
         desk.add_tasks(7)
         to_the_end(work)
-    assert desk.versions() == [[desk.version]] * 32
+    assert desk.versions() == [[desk.version]] * 92
 
 
 def test_failed_tasks_are_listed_and_tried_again_alone(desk: Desk) -> None:

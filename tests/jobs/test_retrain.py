@@ -338,8 +338,8 @@ def test_a_second_trainer_goes_on_in_the_time_that_is_left_if_that_helps(
 ) -> None:
     monkeypatch.setattr(choose, "TRAINERS", {("boxes", "pictures"): (("obedient",), ("scratch",))})
     monkeypatch.setattr(choose, "FURTHER", {"obedient": "second"})
-    monkeypatch.setattr(choose, "FIRST_S", 5.0)
-    monkeypatch.setattr(choose, "FURTHER_S", 10.0)
+    monkeypatch.setattr(choose, "LEAST_S", {"cpu": 10.0})
+    monkeypatch.setattr(choose, "GENTLY", {"second": {"steps": 9, "rate": 1e-4}})
     bench.serve(network(bench.folder / "worse.onnx", WRONG._replace(score=0.8)))
     bench.annotate(*bench.add_tasks(ENOUGH))
     bench.start()
@@ -347,8 +347,9 @@ def test_a_second_trainer_goes_on_in_the_time_that_is_left_if_that_helps(
     job, run = bench.run(getattr(bench, first), trainer="auto", told={"second": does}, promotion="always")
     log = bench.log(job)
     assert (job.state, run.outcome, run.candidate, bench.live()) == ("done", "promoted", live, live), log
-    assert "obedient trains 6.66667 s from base@1." in log
+    assert "obedient trains 10 s from base@1." in log
     assert "second trains 20 s from base@2." in log
+    assert "is told rate 0.0001 and 3 steps" in log, "gently, but for what a person has said"
     assert run.trainer == ("obedient, second" if loser == "obedient" else "obedient")
     assert set(run.metrics) - {"candidate", "live"} == ({loser} if loser else set())
     assert ("so it stays as it is" in log) == (not second)
@@ -361,6 +362,30 @@ def test_a_second_trainer_goes_on_in_the_time_that_is_left_if_that_helps(
             "second",
             "promote" if loser == "obedient" else "keep",
         )
+
+
+def test_a_server_that_stops_while_the_second_trains_goes_on_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "TRAINERS", {("boxes", "pictures"): (("obedient",), ("scratch",))})
+    monkeypatch.setattr(choose, "FURTHER", {"obedient": "second"})
+    monkeypatch.setattr(choose, "LEAST_S", {"cpu": 10.0})
+    bench.serve(bench.bad)
+    bench.annotate(*bench.add_tasks(ENOUGH))
+    bench.start()
+    does = {"model": str(bench.good), "steps": 4, "wait_at": 2}
+    job = bench.begin(bench.bad, trainer="auto", told={"second": does})
+    Backend.wait(lambda: "step 2" in bench.log(job).partition("second trains")[2], seconds=60)
+    close(bench.parts)
+    assert not bench.training.jobs.get(job.id).ended
+    bench.parts = assemble(bench.settings)
+    bench.start()
+    job, run = bench.finish(job)
+    log = bench.log(job)
+    assert (run.outcome, bench.live()) == ("promoted", "base@2"), log
+    assert run.trainer == "obedient, second"
+    assert (log.count("obedient trains"), log.count("second trains")) == (1, 2)
+    assert [point.step for point in run.curve if point.loss][-2:] == [3 + 3, 3 + 4], "on top of the first one's steps"
 
 
 def test_a_small_budget_has_no_second_trainer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,6 +186,10 @@ def test_the_state_says_what_is_missing(store: Store, training: Training) -> Non
     training.loops.set(PROJECT, STUDIO, enabled=True, options=LoopOptions())
     annotate(store, *range(1, 13))
     assert training.state(PROJECT).next == "12 of 20 new annotations."
+    job, _ = training.begin(PROJECT, STUDIO, QUIET, reason="labelloop train")
+    assert training.state(PROJECT).next == f"A run waits for a worker (job {job.id})."
+    training.jobs.end(job.id, "failed", owner=None)
+    assert f"The latest run failed: labelloop jobs resume {job.id}" in training.state(PROJECT).next
 
 
 def test_a_loop_that_is_off_is_never_due(store: Store, training: Training) -> None:

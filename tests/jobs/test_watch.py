@@ -38,7 +38,9 @@ class Watched:
     def again(self) -> ProjectWatch:
         """As after a restart."""
         store = self.desk.store
-        views = Views(self.desk.settings, lambda project: store.registry.catalogue().serving(project))
+        views = Views(
+            self.desk.settings, lambda project: store.registry.catalogue().serving(project), store.registry.catalogue
+        )
         return ProjectWatch(self.key, self.client, store, views.of, clock=lambda: self.now)
 
     def minute(self) -> None:
@@ -351,6 +353,11 @@ def test_one_of_two_watches(desk: Desk) -> None:
 
 def test_a_project_that_is_not_there_is_an_error_of_its_watch(desk: Desk) -> None:
     with Client(desk.studio.url, desk.studio.token, attempts=1) as client:
-        watch = ProjectWatch(Key(desk.studio.url, 999), client, desk.store, Views(desk.settings, lambda _: None).of)
+        watch = ProjectWatch(
+            Key(desk.studio.url, 999),
+            client,
+            desk.store,
+            Views(desk.settings, lambda _: None, desk.store.registry.catalogue).of,
+        )
         with pytest.raises(LabelStudioError, match="404"):
             watch.look()

@@ -17,6 +17,7 @@ from jobs.worker_process import Victim, slow_imports
 from labelloop.app import open_worker
 from labelloop.core.errors import JobError, JobNotFound
 from labelloop.jobs import worker as worker_module
+from labelloop.jobs.submit import submit
 from labelloop.store.jobs import Job
 from labelloop.testing import FakeEngine, FakeLabelStudio
 from reference.waiting import wait
@@ -119,13 +120,17 @@ def test_a_job_that_cannot_run_fails_with_the_reason_and_the_worker_goes_on(desk
 
 
 def test_the_same_work_is_one_job(desk: Desk) -> None:
-    first, new = desk.store.jobs.create(desk.work())
-    again, newer = desk.store.jobs.create(desk.work(limit=3))
+    first, new = submit(desk.store.jobs, desk.work())
+    again, newer = submit(desk.store.jobs, desk.work(limit=3))
     assert (new, newer) == (True, False)
-    assert first.id == again.id
+    assert first.id == again.id, "all tasks are these three too"
+    with pytest.raises(JobError, match=f"{first.id} makes predictions of .* with other options .only missing."):
+        submit(desk.store.jobs, desk.work(only_missing=False))
     desk.store.jobs.cancel(first.id)
-    other, new = desk.store.jobs.create(desk.work())
+    other, new = submit(desk.store.jobs, desk.work(limit=3))
     assert new
+    with pytest.raises(JobError, match="at most 3 tasks"):
+        submit(desk.store.jobs, desk.work())
     assert other.id != first.id
     with pytest.raises(JobError, match="same work"):
         desk.store.jobs.resume(first.id)

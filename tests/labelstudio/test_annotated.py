@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from labelloop.labelstudio.annotated import AnnotatedTask, Submission, annotated_pages, parse_since
+from labelloop.labelstudio.annotated import AnnotatedTask, Submission, annotated_pages
 from labelloop.labelstudio.client import Client
-from labelloop.labelstudio.filters import BadFilter
+from labelloop.labelstudio.filters import BadFilter, parse_moment
 from labelloop.testing import FakeLabelStudio
 from reference.reviewed_project import FIRST, SECOND, ReviewedProject, box
 
@@ -112,10 +112,10 @@ def test_the_first_of_several_results_with_one_id_says_where_it_is_from() -> Non
     ids=["a day", "a moment", "with an offset", "in UTC"],
 )
 def test_dates(text: str, moment: datetime) -> None:
-    assert parse_since(text) == moment
+    assert parse_moment(text) == moment
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "01.11.2026", "2026-13-01"])
 def test_what_is_no_date_is_refused(text: str) -> None:
     with pytest.raises(BadFilter, match="is not a date"):
-        parse_since(text)
+        parse_moment(text)

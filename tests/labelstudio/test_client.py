@@ -11,7 +11,10 @@ import pytest
 
 from labelloop.core.errors import LabelloopError, LabelStudioAuthError, LabelStudioRejected, LabelStudioUnreachable
 from labelloop.labelstudio.client import Client
+from labelloop.labelstudio.filters import BadFilter, parse_filters
 from labelloop.labelstudio.records import JwtSettings, Webhook
+from labelloop.labelstudio.session import explain
+from labelloop.labelstudio.tokens import Credentials
 from labelloop.testing import FakeBackend, FakeLabelStudio
 
 CONFIG = """<View><Image name="picture" value="$photo"/>
@@ -61,6 +64,9 @@ def test_projects_are_found_by_id_and_by_title(studio: FakeLabelStudio, client: 
     with pytest.raises(LabelStudioRejected, match="Did you mean 'Blood cells'") as missing:
         client.find_project("Blod cells")
     assert missing.value.status == 404
+    for number in ("²", "9" * 30):
+        with pytest.raises(LabelStudioRejected, match="There is no project"):
+            client.find_project(number)
     client.create_project("Blood cells", CONFIG)
     with pytest.raises(LabelStudioRejected, match=r"Give the number: \d, \d"):
         client.find_project("Blood cells")
@@ -134,6 +140,37 @@ def test_filters_and_import_of_tasks(client: Client) -> None:
     }
     page = client.tasks(project.id, query=without, include=("id",))
     assert (page.total, page.tasks) == (1, ({"id": made.task_ids[1]},))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nonsense",
+        "updated_at>yesterday",
+        "created_at=0001-01-01T00:00+14:00",
+        "city=",
+        "[1]",
+        '{"filters": 3}',
+        '{"items": 5}',
+        '{"a": 1}',
+        "{",
+        '["id=1"]',
+    ],
+)
+def test_what_is_no_filter(text: str) -> None:
+    with pytest.raises(BadFilter) as told:
+        parse_filters([text])
+    assert told.value.hint
+
+
+def test_moments_in_filters_are_written_as_label_studio_reads_them() -> None:
+    found = parse_filters(["updated_at > 2026-11-01", "completed_at<=2026-11-01T01:30:00+02:00", "data.seen_at=noon"])
+    assert found is not None
+    assert [(one["type"], one["value"]) for one in found["items"]] == [
+        ("Datetime", "2026-11-01T00:00:00.000000Z"),
+        ("Datetime", "2026-10-31T23:30:00.000000Z"),
+        ("String", "noon"),
+    ]
 
 
 def test_backends_and_webhooks(client: Client) -> None:
@@ -237,6 +274,13 @@ def test_an_error_body_has_an_id_and_is_no_row() -> None:
         with pytest.raises(LabelStudioRejected, match="at least 3 characters") as refused:
             client.create_project("ab", CONFIG)
         assert refused.value.status == 400
+
+
+def test_a_page_instead_of_an_answer_about_a_project_may_mean_that_it_is_gone() -> None:
+    gone = httpx.Response(
+        404, html="<h1>Not Found</h1>", request=httpx.Request("POST", "http://ls/api/projects/7/import")
+    )
+    assert explain(gone, Credentials("http://ls", "x")).hint.startswith("Was the project deleted meanwhile?")
 
 
 Answer = Callable[[httpx.Request], httpx.Response]

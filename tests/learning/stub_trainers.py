@@ -122,7 +122,8 @@ class Second(Obedient):
 
     def train(self, request, report):
         said = {**request.options, **request.options["second"]}
-        report(Progress(step=1, message=f"second begins with {request.base.name} and {request.budget_s:g} s"))
+        told = request.options
+        report(Progress(step=1, message=f"second is told rate {told.get('rate')} and {told['steps']} steps"))
         return super().train(msgspec.structs.replace(request, options=said), report)
 
 

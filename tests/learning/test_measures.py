@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
+from labelloop.learning import coco_figures
 from labelloop.learning.detections import Found, Truth, match
 from labelloop.learning.measures import (
     IOU_THRESHOLDS,
@@ -74,6 +78,25 @@ def test_both_ways_agree_on_crowds_ties_and_classes_that_nobody_drew(seed: int) 
     assert ours(given, found, "AP") == pytest.approx(measures.ap, abs=1e-9)
     assert ours(given, found, "AP50") == pytest.approx(measures.ap50, abs=1e-9)
     assert measures.classes[-1].ap is None, "nobody drew the last class"
+
+
+def test_another_process_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, found = random_case(0)
+    here = coco_figures.precisions(given, found)
+    asked: list[str] = []
+    start = subprocess.run
+
+    def run(argv: list[str], **options: Any) -> Any:
+        asked.append(argv[0])
+        return start(argv, **options)
+
+    monkeypatch.setattr(coco_figures, "APART_FROM", 10)
+    monkeypatch.setattr(subprocess, "run", run)
+    np.testing.assert_array_equal(coco_figures.precisions(given, found), here)
+    assert asked == [sys.executable]
+    monkeypatch.setattr(sys, "executable", "/no/such/program")
+    np.testing.assert_array_equal(coco_figures.precisions(given, found), here)
+    assert asked[1:] == ["/no/such/program"], "it was tried, and then done here"
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -237,7 +237,7 @@ def test_a_connection_of_label_studio_does_not_serve_a_task_that_names_its_addre
 
 def test_an_address_from_a_request_is_not_trusted(make_loader: Make, studio: Site) -> None:
     origin = FakeOrigin(studio.url, trusted=False)
-    with pytest.raises(MediaRefused):
+    with pytest.raises(MediaRefused, match=r"calls itself 127\.0\.0\.1:.* LABEL_STUDIO_URL"):
         make_loader(origin).fetch(ref(UPLOAD))
     assert not studio.seen
 

@@ -105,6 +105,25 @@ def test_pip_failing_shows_its_last_lines_and_the_log(home: Path, monkeypatch: p
     assert venvs.look(home, "tiny").state == "incomplete"
 
 
+def test_a_python_that_is_too_new_is_told_or_an_older_one_taken(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NumPy before 2 would be compiled there, in vain."""
+    monkeypatch.setattr(venvs, "RUNTIMES", {"tiny": tiny("1.0")._replace(newest_python=(3, 10))})
+    with pytest.raises(RuntimeSetupError, match=rf"not there for Python 3\.{sys.version_info.minor}"):
+        venvs.create(home, "tiny", progress=lambda _: None)
+    monkeypatch.setattr(venvs, "RUNTIMES", {"tiny": tiny("1.0")._replace(newest_python=(3, 11))})
+    runtime = venvs.look(home, "tiny")
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0, "final", 0))
+    programs(tmp_path / "bin", monkeypatch, **{"python3.11": "#!/bin/sh\nexit 0\n"})
+    assert venvs._interpreter(runtime) == str(tmp_path / "bin" / "python3.11")
+    programs(tmp_path / "broken", monkeypatch, **{"python3.11": "#!/bin/sh\nexit 1\n"})
+    monkeypatch.setenv("PATH", str(tmp_path / "broken"))
+    with pytest.raises(RuntimeSetupError, match=r"not there for Python 3\.13") as caught:
+        venvs._interpreter(runtime)
+    assert "python3.11" in caught.value.hint
+
+
 def test_too_small_a_disk_is_told_before_anything_is_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(venvs, "RUNTIMES", {"tiny": tiny("1.0", disk_bytes=10**18)})
     with pytest.raises(RuntimeSetupError, match=r"needs 1000000000\.0 GB"):
@@ -213,7 +232,9 @@ def test_a_package_without_a_wheel_is_built_once(home: Path, tmp_path: Path, mon
             entry = tarfile.TarInfo(f"tinybuilt-1.0/{name}")
             entry.size = len(text.encode())
             archive.addfile(entry, io.BytesIO(text.encode()))
-    build = Build("tinybuilt==1.0", replaced=(("SAID = 'old'", "SAID = 'new'"),), gpu=("TINY_CUDA", "1", "0"))
+    build = Build(
+        "tinybuilt==1.0", replaced=(("setup.py", "SAID = 'old'", "SAID = 'new'"),), gpu=("TINY_CUDA", "1", "0")
+    )
     steps = (("tinything==1.0",), build, ("--no-deps", "--only-binary", "tinybuilt", "tinybuilt==1.0"))
     pins = ("tinything==1.0", "tinybuilt==1.0")
     monkeypatch.setattr(
@@ -243,16 +264,19 @@ def test_mmcv_is_built_from_changed_source_where_no_wheel_is_given(tmp_path: Pat
     def run(argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None) -> None:
         ran.append((list(argv), dict(environment)))
         if "download" in argv:
-            written = tmp_path / "mmcv-2.0.1" / "setup.py"
-            written.parent.mkdir()
-            written.write_text("args = ['-std=c++14']")
+            written = tmp_path / "mmcv-2.0.1"
+            for file, old, _ in build.replaced:
+                (written / file).parent.mkdir(parents=True, exist_ok=True)
+                (written / file).write_text(f"before {old} behind")
             (tmp_path / "archives").mkdir()
             with tarfile.open(tmp_path / "archives" / "mmcv-2.0.1.tar.gz", "w:gz") as archive:
-                archive.add(written, "mmcv-2.0.1/setup.py")
-            shutil.rmtree(written.parent)
+                archive.add(written, "mmcv-2.0.1")
+            shutil.rmtree(written)
         elif "setup.py" in argv:
             assert cwd is not None
             assert "-std=c++17" in (cwd / "setup.py").read_text()
+            helper = cwd / "mmcv/ops/csrc/common/pytorch_cuda_helper.hpp"
+            assert helper.read_text() == "before <ATen/cuda/Atomic.cuh> behind"
             (tmp_path / "wheels").mkdir()
             (tmp_path / "wheels" / f"mmcv-2.0.1-cp3{sys.version_info.minor}-linux.whl").touch()
 

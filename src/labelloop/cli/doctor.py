@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from labelloop.connection.project_checks import Coverage, Look
     from labelloop.core.settings import Settings
-    from labelloop.store.registry import Registry
+    from labelloop.store.registry import ModelVersion, Registry
 
 
 def doctor(
@@ -63,25 +63,36 @@ def summary(statuses: list[str]) -> str:
 
 
 def coverage(settings: Settings, registry: Registry) -> Coverage:
-    """Looks the model up in our store: by the version that Label Studio was told, else by the project's assignment."""
+    """Looks the model up in our store: by the version that Label Studio was told, else by what serves the project,
+    since hosted models call themselves as they like. Those have no label map."""
     from labelloop.core.errors import ModelNotFound
     from labelloop.labelstudio.config import parse_config
-    from labelloop.labelstudio.labelmap import LabelMap, build_label_map, read_labels_file
+    from labelloop.labelstudio.labelmap import LabelMap, build_label_map
     from labelloop.labelstudio.records import Project
+    from labelloop.serving.projects import Lens
 
-    aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
     catalogue = registry.catalogue()
+    lens = Lens.shared(settings, catalogue)
 
-    def cover(project: Project, version: str) -> tuple[str, LabelMap] | None:
+    def named(project: Project, version: str) -> ModelVersion | None:
         try:
-            found = catalogue.find(version) if version else catalogue.of_project(project.id)
+            return catalogue.find(version) if version else catalogue.of_project(project.id)
+        except ModelNotFound:
+            serving, called = catalogue.serving(project.id)
+            return serving if called == version else None
+
+    def cover(project: Project, version: str) -> tuple[str, LabelMap | None] | None:
+        try:
+            found = named(project, version)
         except ModelNotFound:
             return None
         if found is None:
             return None
+        if found.card.task == "raw":
+            return found.id, None
         card, config = found.card, parse_config(project.label_config)
-        threshold = settings.score_threshold if settings.score_threshold is not None else card.score_threshold
-        label_map = build_label_map(config, card.labels, task=card.task, threshold=threshold, aliases=aliases)
+        threshold = lens.threshold if lens.threshold is not None else card.score_threshold
+        label_map = build_label_map(config, card.labels, task=card.task, threshold=threshold, aliases=lens.aliases)
         return found.id, label_map
 
     return cover

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,18 +26,23 @@ class WithCommand(typer.core.TyperCommand):
         return super().parse_args(ctx, spread(args))
 
 
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+"""No "nan", which JSON cannot write, and no "2026_11", which is a name."""
+
+
 def spread(args: Sequence[str]) -> list[str]:
     """`--with a=1 b=2` as `--with a=1 --with b=2`."""
     found: list[str] = []
-    inside = False
+    inside = first = False
     for word in args:
         if word in WITH:
-            inside = True
+            inside = first = True
             continue
-        if inside and "=" in word and not word.startswith("-"):
-            found += [WITH[0], word]
+        if inside and not word.startswith("-") and (first or "=" in word):
+            found += [WITH[0], word]  # the first one also where it is none: the error about it says how to write it
+            first = False
             continue
-        inside = False
+        inside = first = False
         found.append(word)
     return found
 
@@ -58,13 +64,11 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
 def _value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    is_path = "/" in text or Path(text).suffix
-    return str(Path(text).resolve()) if is_path and "://" not in text and Path(text).exists() else text
+    if NUMBER.fullmatch(text):
+        return float(text) if set(text.lower()) & set(".e") else int(text)
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - a shell leaves "~" alone behind a "=", this a stranger's
+    is_path = "/" in text or path.suffix
+    return str(path.resolve()) if is_path and "://" not in text and path.exists() else text
 
 
 def label_studio_of(options: Mapping[str, Any]) -> dict[str, str]:

@@ -80,8 +80,9 @@ def _requirements(example: str | None, script: str | None) -> str:
     text = "# what model.py imports; label-studio-ml may be left out\n"
     if example:
         return f"{text}# runtime: {EXAMPLES[example]}\n"
-    beside = Path(script.partition(":")[0]).parent / "requirements.txt" if script else Path()
-    return text + (beside.read_text(encoding="utf-8") if beside.is_file() else "")
+    path = Path(script.partition(":")[0]) if script else Path("/")
+    beside = (path if path.is_dir() else path.parent) / "requirements.txt"
+    return text + (beside.read_text(encoding="utf-8") if script and beside.is_file() else "")
 
 
 def _beginning(script: str | None) -> tuple[str, str]:
@@ -97,7 +98,11 @@ def _beginning(script: str | None) -> tuple[str, str]:
     if script in EXAMPLES:
         path, wanted = FAR_SIDE / "examples" / f"{script}.py", ""
     else:
-        path = path_of(script)
+        try:
+            path = path_of(script)
+        except ModelError as error:
+            known = ", ".join(EXAMPLES)
+            raise ModelError(error.message, hint=f"Give FILE.py[:Class], or the name of one: {known}.") from error
         wanted = script[len(str(path)) + 1 :]
         path = path / "model.py" if path.is_dir() else path
     try:

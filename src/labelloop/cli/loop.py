@@ -31,6 +31,7 @@ _EVERY = typer.Option(None, "--every", help="Also train every so many hours, if 
 _TRAINER = typer.Option(None, help="auto, head, full, scratch, command, …; see docs/learning.md (default: auto).")
 _WITH = typer.Option([], "--with", help="NAME=VALUE for the trainer; JSON or text. May be repeated.")
 _BUDGET = typer.Option(None, "--budget", min=1, help="Seconds that a training may take (default: 60).")
+_MEMORY = typer.Option(None, "--memory", min=1, help="Megabytes that a training may take (default: 4096).")
 _PROMOTION = typer.Option(
     None, help="auto: the better one goes live; always; never; ask: `labelloop loop PROJECT promote` (default: auto)."
 )
@@ -59,6 +60,7 @@ def loop(
     trainer: str = _TRAINER,
     trainer_options: list[str] = _WITH,
     budget: float = _BUDGET,
+    memory: int = _MEMORY,
     promotion: str = _PROMOTION,
     always: bool = _ALWAYS,
     never: bool = _NEVER,
@@ -86,6 +88,7 @@ def loop(
         "trainer": trainer,
         "trainer_options": pairs(trainer_options) or None,
         "budget_s": budget,
+        "memory_mb": memory,
         "promotion": told(promotion, always=always, never=never, ask=ask),
         "margin": margin,
         "min_held_out": min_held_out,
@@ -120,6 +123,7 @@ def train(
     trainer: str = _TRAINER,
     trainer_options: list[str] = _WITH,
     budget: float = _BUDGET,
+    memory: int = _MEMORY,
     promotion: str = _PROMOTION,
     always: bool = _ALWAYS,
     never: bool = _NEVER,
@@ -142,7 +146,7 @@ def train(
     store, training, number, address = _open(project, url, token)
     known = training.loops.find(number)
     changes = {"trainer": trainer, "budget_s": budget, "margin": margin, "even_if_few": even_if_few}
-    changes |= {"promotion": told(promotion, always=always, never=never, ask=ask)}
+    changes |= {"promotion": told(promotion, always=always, never=never, ask=ask), "memory_mb": memory}
     changes |= {"trainer_options": pairs(trainer_options) or None}
     changes |= {"min_held_out": min_held_out, "annotators": annotators, "keep_old": keep_old}
     options = changed(known.options if known else None, changes)
@@ -240,11 +244,12 @@ def follow(
                 job, run = training.jobs.get(job_id), training.runs.find(job_id)
                 if job.ended:
                     break
-                if job.owner is None and time.monotonic() - asked > 3:
+                held = job.owner is not None and training.jobs.is_alive(job.owner)  # or its worker was killed
+                if not held and time.monotonic() - asked > 3:
                     started = ensure(started)
                     asked = time.monotonic()
                 if run is not None:
-                    shown.update(describe_stage(run) if job.owner else "waits for a worker")
+                    shown.update(describe_stage(run) if held else "waits for a worker")
                 time.sleep(0.2)
     except KeyboardInterrupt:
         out.print(f"\nJob {job_id} goes on in the background: labelloop jobs logs {job_id}", markup=False)

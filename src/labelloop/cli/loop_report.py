@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from labelloop.core.extras import not_installed
 from labelloop.jobs.training import LoopState, summary
 from labelloop.store.runs import Run
 
@@ -28,6 +29,8 @@ def print_state(state: LoopState, out: Console, *, works: bool) -> None:
     waits = state.enabled or (state.job is not None and not state.job.ended)
     if waits and not works:
         out.print("Nobody is here to train: run labelloop serve, or labelloop worker.", style="yellow")
+    if waits and (missing := not_installed("torch", "sklearn", "faster_coco_eval")):
+        out.print(f"If this machine is to train: {missing}", style="yellow", markup=False)
     if state.run is not None:
         print_run(state.run, state.job.error if state.job is not None else "", out)
 

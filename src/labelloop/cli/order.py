@@ -67,6 +67,7 @@ def _run(settings: Settings, project: str, model: str | None, wish: Wish, out: C
     from labelloop.app import open_looks
     from labelloop.cli.connect import label_studio
     from labelloop.cli.worker import prepare_process
+    from labelloop.core.logs import configure_logs
     from labelloop.jobs.order import reorder
     from labelloop.jobs.patience import Patience
     from labelloop.jobs.submit import known_project, view_of
@@ -75,13 +76,16 @@ def _run(settings: Settings, project: str, model: str | None, wish: Wish, out: C
 
     store = open_store(settings)
     address, key = label_studio(settings, store.registry)
+    if wish.looks:
+        prepare_process(settings)
+    # that classes map to nothing is worth a line to a server; here it would tear the progress bar apart
+    configure_logs(level="error", form=settings.log_format)
     with Client(address, key) as client:
         found = known_project(client, store.registry, project)
         spec = default_model(store.registry, model, settings) if model else None
         view = view_of(settings, store.registry, found, spec)
         looks: Any = nullcontext()
         if wish.looks:
-            prepare_process(settings)
             looks = open_looks(settings, store, view, project_id=found.id, label_studio=(client.base_url, key))
         bar = _Bar(out)
         patience = Patience(settings.patience_s, check=lambda: None, tell=bar.tell)

@@ -39,7 +39,7 @@ def prelabel(
     from labelloop.cli.report import console
     from labelloop.core.logs import configure_logs
     from labelloop.core.settings import read_settings
-    from labelloop.jobs.submit import work_of
+    from labelloop.jobs.submit import submit, work_of
     from labelloop.labelstudio.client import Client
     from labelloop.labelstudio.filters import parse_filters
     from labelloop.serving.models import default_model, open_store
@@ -56,14 +56,14 @@ def prelabel(
         work = work_of(client, settings, store.registry, project, spec, options)
     store.registry.save_connection(address, key)  # the worker needs it, and may be another process
     out = console()
-    job, new = store.jobs.create(work)
+    job, new = submit(store.jobs, work)
     if not new:
         out.print(f"Job {job.id} does this already.", markup=False)
     if foreground:
         run_here(settings, store, job, out)
     elif detach:
         ensure_worker(settings, store)
-        out.print(f"Job {job.id} is queued. See: labelloop jobs show {job.id}", markup=False)
+        out.print(f"Job {job.id} is {job.state}. See: labelloop jobs show {job.id}", markup=False)
     else:
         attach(settings, store, job, out)
 
@@ -132,8 +132,11 @@ def run_here(settings: Settings, store: Store, job: Job, out: Console) -> None:
 def finish(job: Job, store: Store, out: Console) -> None:
     """Say how it ended, in words and as the exit status."""
     from labelloop.cli.watching import summarise
+    from labelloop.jobs.shown import not_shown
     from labelloop.store.pages import progress
 
     summarise(job, store.engine, out)
+    if job.kind == "prelabel" and (note := not_shown(store.registry, job)):
+        out.print(note, markup=False)
     if job.state != "done" or progress(store.engine, job.id).failed:
         raise typer.Exit(1)

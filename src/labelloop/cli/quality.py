@@ -40,13 +40,13 @@ def quality(
     from labelloop.cli.connect import label_studio
     from labelloop.core.settings import read_settings
     from labelloop.jobs.quality import Question, show_in_tab
-    from labelloop.labelstudio.annotated import parse_since
     from labelloop.labelstudio.client import Client
+    from labelloop.labelstudio.filters import parse_moment
     from labelloop.serving.models import open_registry
 
     settings = read_settings(label_studio_url=url, label_studio_token=token)
     registry = open_registry(settings)
-    question = Question(version, parse_since(since) if since else None, mistakes, sure, overruled, limit)
+    question = Question(version, parse_moment(since) if since else None, mistakes, sure, overruled, limit)
     with Client(*label_studio(settings, registry)) as client:
         report = _measure(client, registry, project, question)
         try:

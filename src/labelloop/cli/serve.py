@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import signal
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +15,8 @@ import typer
 
 if TYPE_CHECKING:
     from labelloop.core.settings import Settings
+
+_EVERYWHERE = "Use 127.0.0.1 for this machine alone, 0.0.0.0 for all of its addresses."
 
 
 def serve(
@@ -72,22 +78,24 @@ def run(settings: Settings, *, model: str | None) -> None:
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     configure_logs(level=settings.log_level, form=settings.log_format)
-    application = create_app(settings, assemble(settings, model=model))
     address, number = settings.listen
+    with _told(address, number):  # before models begin to load in vain
+        door = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for a server
+        door.bind((address, number))
+    application = create_app(settings, assemble(settings, model=model))
     config = uvicorn.Config(
         application,
-        host=address,
-        port=number,
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,  # nobody here asks for the address of the caller
         timeout_graceful_shutdown=5,
     )
-    socket = config.bind_socket()
-    socket.listen(config.backlog)  # from here on callers wait instead of being refused
+    with _told(address, number):
+        door.listen(config.backlog)  # from here on callers wait instead of being refused
     shown = f"[{address}]" if ":" in address else address
-    typer.echo(f"labelloop listens on http://{shown}:{socket.getsockname()[1]}  (Ctrl-C stops it)")
+    typer.echo(f"labelloop listens on http://{shown}:{door.getsockname()[1]}  (Ctrl-C stops it)")
     # uvicorn sends itself the signal again when everything is closed: it shall end the process, and not become an
     # exception after which the interpreter waits for threads that wait for a Label Studio.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -99,7 +107,24 @@ def run(settings: Settings, *, model: str | None) -> None:
         await wait_for_callers(sockets)
 
     server.shutdown = shutdown  # type: ignore[method-assign]
-    server.run(sockets=[socket])
+    server.run(sockets=[door])
+
+
+@contextmanager
+def _told(address: str, port: int) -> Iterator[None]:
+    """Why this machine does not let us listen there, with the next step. Raises SettingsError."""
+    from labelloop.core.errors import SettingsError
+
+    try:
+        yield
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: what cannot be a name, "a..b"
+        raise SettingsError(f"The host {address} to listen on is not known.", hint=_EVERYWHERE) from error
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise SettingsError(f"This machine does not have the address {address}.", hint=_EVERYWHERE) from error
+        hint = "Does labelloop run already? Stop it, or choose another port, for instance --port 9191; 0: any free one."
+        reason = error.strerror or str(error)
+        raise SettingsError(f"Port {port} on {address} is not free ({reason}).", hint=hint) from error
 
 
 def rust_layout() -> Path | None:

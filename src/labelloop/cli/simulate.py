@@ -60,9 +60,9 @@ def simulate(
     from labelloop.core.settings import read_settings
     from labelloop.engines.base import cpu_threads
     from labelloop.learning.annotator import parse_times
+    from labelloop.learning.coco_figures import require as require_measures
     from labelloop.learning.curve import write_csv
     from labelloop.learning.curve_figure import require
-    from labelloop.learning.measures import require as require_measures
     from labelloop.learning.rounds import Pictures
     from labelloop.learning.simulate import Machine, Simulation
     from labelloop.learning.simulation import Plan, begin

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from labelloop.core.settings import Settings
 
 
+WITHOUT_CONFIG = ("AssertionError", "AttributeError", "IndexError", "KeyError", "StopIteration")
+"""What models raise that look into a label config which is not there."""
+
+
 def start(
     directory: str = typer.Argument(
         metavar="DIR", help="Folder of the backend (with _wsgi.py or model.py), or a file."
@@ -59,7 +63,7 @@ def start(
 
 def _check(settings: Settings, spec: str) -> None:
     from labelloop.app import open_desk
-    from labelloop.core.errors import ModelError
+    from labelloop.engines.isolated import Raised
     from labelloop.serving.models import load_engine, open_store
 
     store = open_store(settings)
@@ -73,7 +77,9 @@ def _check(settings: Settings, spec: str) -> None:
             try:
                 engine.introduce("", "")
                 typer.echo("It was built without a label config.")
-            except ModelError as error:
+            except Raised as error:
+                if error.kind not in WITHOUT_CONFIG:
+                    raise
                 typer.echo(f"It cannot be built without a label config, as some cannot: {error}")
         finally:
             engine.close()

@@ -27,11 +27,11 @@ from labelloop.store.pages import failures
 LOOK_S = 0.25
 _SHOWN = 10
 _PATIENCE_S = 3.0
-"""How often it is looked whether a job that nobody runs has a worker to hope for."""
+"""How often it is looked whether a job that nobody runs, or somebody who was killed, has a worker to hope for."""
 
 
 def watch(jobs: Jobs, engine: sa.Engine, job_id: str, console: Console, *, ensure_worker: Callable[[], None]) -> Job:
-    """Show a job until it ends; returns it. `ensure_worker` is called while nobody runs it."""
+    """Show a job until it ends; returns it. `ensure_worker` is called while nobody who lives runs it."""
     bar = Progress(
         SpinnerColumn(),
         BarColumn(),
@@ -70,20 +70,21 @@ def _follow(
                 console.print(f"[yellow]{escape(entry.text)}[/]")
         rate = f"{now.tasks_per_s:.1f} tasks/s" if now.tasks_per_s and not now.films else ""
         failed = f"{now.failed} failed" if now.failed else ""
-        doing = _doing(job) or ", ".join(film_line(film) for film in now.films)
+        held = job.owner is not None and jobs.is_alive(job.owner)
+        doing = _doing(job, held=held) or ", ".join(film_line(film) for film in now.films)
         bar.update(shown, completed=now.reached, total=job.total, rate=rate, failed=failed, description=doing)
         if job.ended:
             return job
-        if job.owner is None and time.monotonic() - idle_since > _PATIENCE_S:
+        if not held and time.monotonic() - idle_since > _PATIENCE_S:
             ensure_worker()
             idle_since = time.monotonic()
         time.sleep(LOOK_S)
 
 
-def _doing(job: Job) -> str:
+def _doing(job: Job, *, held: bool) -> str:
     if job.cancelling:
         return "stops after this page"
-    return "waits for a worker" if job.owner is None else ""
+    return "" if held else "waits for a worker"
 
 
 def film_line(film: FilmFigures) -> str:

@@ -67,6 +67,32 @@ class _Keeper:
         return self._ask("annotated", project=project)
 
 
+class _Cache:
+    """What the package's second generation keeps values with: labelloop's store instead of a file in the model's
+    folder, which stays readable. So they are the same in all processes, need not be texts, and survive `setup`."""
+
+    def __init__(self, keeper: _Keeper, behind: Any) -> None:
+        self._keeper = keeper
+        self._behind = behind
+        self._here: dict[tuple[str, str], Any] = {}
+
+    def __getitem__(self, key: tuple[str, str]) -> Any:
+        value = self._keeper.get(*key)
+        if value is None:
+            return self._here[key] if key in self._here else self._behind[key]
+        return json.dumps(value) if key[1] == "extra_params" and not isinstance(value, str) else value
+
+    def __setitem__(self, key: tuple[str, str], value: Any) -> None:
+        """What every instance finds out again is not kept: the label config, and a version that nobody chose."""
+        if key[1] in ("label_config", "parsed_label_config") or (key[1] == "model_version" and str(value) in UNSET):
+            self._here[key] = value
+            return
+        self._keeper.set(*key, value)
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return self[key] is not None
+
+
 class Backend:
     """One model class, and its instances."""
 
@@ -94,6 +120,9 @@ class Backend:
         self._package = str(getattr(package, "__version__", ""))
         if self._stands_in:
             importlib.import_module("label_studio_ml.state").keep_with(self._keeper)
+        model: Any = importlib.import_module("label_studio_ml.model")
+        if hasattr(model, "CACHE"):
+            model.CACHE = _Cache(self._keeper, model.CACHE)
         self._class, given = _model_class(source)
         self._options = {**given, **{key: value for key, value in options.items() if not key.isupper()}}
         self._first_generation = not _hears_events(self._class.fit)
@@ -165,7 +194,7 @@ class Backend:
         url, token = self._connection(project)
         known = {
             "project_id": project,
-            "label_config": label_config,
+            "label_config": label_config or None,
             "train_output": self._ask("get", project=project, key="train_output") or {},
             "hostname": url,
             "access_token": token,
@@ -282,10 +311,11 @@ def _started_by(path: str) -> tuple[Any, dict[str, Any]]:
     api = importlib.import_module("label_studio_ml.api")
     given: list[tuple[Any, dict[str, Any]]] = []
     original: Any = api.init_app
+    stand_in = importlib.import_module("labelloop_app").App
 
     def init_app(model_class: Any, **options: Any) -> Any:
         given.append((model_class, options))
-        return original(model_class, **options) if NAMES in str(api.__file__) else None
+        return stand_in(model_class, options)
 
     api.init_app = init_app  # type: ignore[attr-defined]
     try:

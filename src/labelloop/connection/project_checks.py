@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -12,12 +11,13 @@ from labelloop.connection.backend import BackendProbe, BasicAuth
 from labelloop.connection.findings import Finding, fail, ok, skipped, warn
 from labelloop.core.errors import LabelStudioRejected, MediaError
 from labelloop.core.regions import Size
+from labelloop.engines.labels import NAMELESS, are_placeholders
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.labelmap import LabelMap
 from labelloop.labelstudio.records import Backend, Project, Storage
 from labelloop.serving.projects import NO_MODEL
 
-Coverage = Callable[[Project, str], tuple[str, LabelMap] | None]
+Coverage = Callable[[Project, str], tuple[str, LabelMap | None] | None]
 """The model that serves a project (by the version that /setup said, "" when unknown) and its label map onto the
 project; None when it is not in this machine's store."""
 
@@ -132,16 +132,20 @@ def check_labels(client: Client, project: Project, row: Backend | None, coverage
         yield skipped("labels", message, fix)
         return
     model, label_map = found
+    if label_map is None:
+        yield ok(
+            "labels", f"{model} writes regions by itself; what Label Studio would not take is left out and logged."
+        )
+        return
     where = wiring.page(client, project, "settings/labeling")
     for note in label_map.notes:
         yield warn("labels", note, f"The labeling interface is at {where}.")
     if not label_map.targets:
-        unnamed = all(re.fullmatch(r"class_\d+", name) for name in label_map.unmapped)
         yield fail(
             "labels",
             f"No class of {model} fits the label config ({_some(label_map.unmapped) or 'it names no classes'}).",
-            "The file carries no class names: labelloop models add FILE.onnx --name NAME --labels names.txt (or coco)"
-            if unnamed
+            NAMELESS
+            if are_placeholders(label_map.unmapped)
             else f'Add predicted_values="CLASS" to a label at {where}, or serve with --labels-file.',
         )
         return

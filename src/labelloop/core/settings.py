@@ -407,7 +407,7 @@ class Settings(BaseModel):
     @field_validator("label_studio_url")
     @classmethod
     def _is_http(cls, value: str) -> str:
-        value = value.strip().rstrip("/")
+        value = re.sub(r"/projects/[0-9]+([/?#].*)?$", "", value.strip()).rstrip("/")  # copied from a project's page
         if value and not re.match(r"https?://[^/]+", value):
             raise ValueError(f"{value!r} is not an address; write for instance http://label-studio.example.org:8080")
         return value

@@ -9,6 +9,8 @@ says why. Nothing outlives us: the kernel ends it with the thread that started i
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import itertools
 import os
 import signal
@@ -43,6 +45,8 @@ WATCHED_S = 60.0
 FIRST_PAUSE_S = 0.5
 """Before the second start after a death; doubled each time. The first is at once: most deaths come alone."""
 GRACE_S = 1.5
+OLDEST = (3, 8)
+ASKING_S = 30.0
 MAX_LOG_BYTES = 20_000_000
 LOG_LINES = 20
 
@@ -53,6 +57,14 @@ Answer = Callable[..., Any]
 class Died(ModelFailed):
     """The process of a model ended while it worked, by itself or because somebody stopped it; the item that did it is
     not known, so each is tried alone."""
+
+
+class Raised(ModelFailed):
+    """The hosted object raised; `kind` is the name of the exception's class there."""
+
+    def __init__(self, message: str, *, hint: str, kind: str) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
 
 
 class TooSlow(ModelFailed):
@@ -113,9 +125,8 @@ class Isolated:
         except _Ended as ended:
             raise self._death(ended) from None
         except _Raised as error:
-            raise ModelFailed(
-                f"{self._program.name}: {error}.", hint=f"The traceback is in its log, {self._log}."
-            ) from None
+            hint = f"The traceback is in its log, {self._log}."
+            raise Raised(f"{self._program.name}: {error}.", hint=hint, kind=error.kind) from None
         self._deaths.clear()
         return result
 
@@ -218,7 +229,11 @@ class _Ended(Exception):
 
 
 class _Raised(Exception):
-    """The hosted object raised."""
+    """The hosted object raised an exception of this kind."""
+
+    def __init__(self, text: str, kind: str) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 class _Life:
@@ -334,7 +349,7 @@ class _Life:
                 future.set_result(message["result"])
             else:
                 where = f" ({error['where']})" if error["where"] else ""
-                future.set_exception(_Raised(f"{error['kind']}: {error['message']}{where}"))
+                future.set_exception(_Raised(f"{error['kind']}: {error['message']}{where}", error["kind"]))
 
     def _answer(self, message: Mapping[str, Any]) -> None:
         try:
@@ -349,9 +364,30 @@ class _Life:
 
 
 def _require_python(python: str) -> None:
-    """The starter in between could only say it in the log."""
+    """The starter in between could only say it in the log. Raises OSError."""
     if not os.access(python, os.X_OK) or Path(python).is_dir():
         raise FileNotFoundError(2, "there is no such program")
+    if python == sys.executable:
+        return
+    release = _release_of(python)
+    if release < OLDEST:
+        said = f"it is Python {release[0]}.{release[1]}" if release else "it is no Python"
+        raise OSError(errno.ENOEXEC, f"{said}, and {OLDEST[0]}.{OLDEST[1]} or newer is needed")
+
+
+@functools.cache
+def _release_of(python: str) -> tuple[int, ...]:
+    """(3, 11) of an interpreter, empty for another program; one that is too slow to say it gets its chance."""
+    asked = [python, "-c", "import sys; print(sys.version_info[0], sys.version_info[1])"]
+    try:
+        done = subprocess.run(
+            asked, env=_environment({}), capture_output=True, text=True, errors="replace", timeout=ASKING_S, check=False
+        )
+        return tuple(int(number) for number in done.stdout.split()[-2:])
+    except subprocess.TimeoutExpired:
+        return OLDEST
+    except (OSError, ValueError):
+        return ()
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -94,4 +95,14 @@ def as_names(value: Any) -> tuple[str, ...]:
 
 
 def placeholders(count: int) -> tuple[str, ...]:
+    """Names for a file that carries none."""
     return tuple(f"class_{index}" for index in range(count))
+
+
+def are_placeholders(names: Iterable[str]) -> bool:
+    """Whether all of these are names that nobody gave."""
+    return all(re.fullmatch(r"class_\d+", name) for name in names)
+
+
+NAMELESS = "The file carries no class names: labelloop models add FILE.onnx --name NAME --labels names.txt (or coco)"
+"""The next step where names that nobody gave fit no label."""

@@ -35,6 +35,17 @@ CHILDREN: dict[str, dict[int, str]] = {
     "TensorProto": {13: "StringStringEntryProto"},
     "StringStringEntryProto": {},
 }
+_CHECKPOINT = (
+    "It looks like a checkpoint of PyTorch. Export it to ONNX where it was trained, for instance with "
+    "`yolo export model=FILE format=onnx`."
+)
+_OTHERS = (
+    (b"PK\3\4", _CHECKPOINT),
+    (b"\x80", _CHECKPOINT),  # a bare pickle
+    (b"version https://git-lfs", "It is a pointer of Git LFS: run git lfs pull where it came from."),
+    (b"<", "It looks like a web page: download the file itself."),
+)
+"""What people give instead, by its first bytes, and what to do then."""
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE = 1, 2, 4
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -46,6 +57,16 @@ class FileContents(msgspec.Struct, frozen=True):
 
     producers: dict[str, str]
     external: frozenset[str]
+
+
+def _instead(path: Path) -> str:
+    """The hint for a file that is something else. Its content is looked at, never loaded."""
+    try:
+        with path.open("rb") as file:
+            begins = file.read(32)
+    except OSError:
+        return "Check the name, and whether you may read it."
+    return next((hint for magic, hint in _OTHERS if begins.startswith(magic)), "Export it again.")
 
 
 def scan(path: Path) -> FileContents:
@@ -73,9 +94,7 @@ def scan(path: Path) -> FileContents:
                 elif message == "StringStringEntryProto" and strings.get(_ENTRY_KEY, [""])[-1] == "location":
                     external.add(strings.get(_ENTRY_VALUE, [""])[-1])
     except (OSError, ValueError, IndexError) as error:
-        raise ModelError(
-            f"{path.name} is not an ONNX file that can be read: {error}.", hint="Export it again."
-        ) from error
+        raise ModelError(f"{path.name} is not an ONNX file that can be read: {error}.", hint=_instead(path)) from error
     return FileContents(producers=producers | _through(copies, producers), external=frozenset(external))
 
 

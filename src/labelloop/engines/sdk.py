@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -43,6 +44,11 @@ class SdkEngine:
         self._name, self._timeout_s, self._desk = card.name, host.timeout_s, desk
         self._heard: dict[str, int] = {}
         folder = desk.folder(card.name)
+        try:
+            Path(host.model_dir or folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            hint = "Give another folder: --model-dir."
+            raise ModelError(f"{host.model_dir} cannot be made: {error.strerror}.", hint=hint) from error
         opening = {"source": host.source, "options": dict(host.options), "model_dir": host.model_dir or str(folder)}
         self._host = Isolated(
             Program(card.name, "sdk.py", host.python, _folder_of(host), opening=("open", opening), opening_s=OPEN_S),
@@ -61,6 +67,7 @@ class SdkEngine:
         del path
         if card.host is None:
             raise ModelError("The engine sdk hosts a backend.", hint="Give its folder: labelloop models add DIR")
+        _require_class(card.host.source)
         host = msgspec.structs.replace(card.host, code=digest_of_code(card.host.source))
         return msgspec.structs.replace(card, task="raw", host=host)
 
@@ -160,6 +167,23 @@ class SdkEngine:
         if count > self._heard.setdefault(project, count):
             self._heard[project] = count
             self._host.restart()
+
+
+def _require_class(source: str) -> None:
+    """Raises ModelError where "FILE.py:Class" names one that is not in the file. More is not looked at before it is
+    opened, in its own interpreter, whose Python may be newer than ours."""
+    path = path_of(source)
+    name = source[len(str(path)) + 1 :]
+    if not name or not path.is_file():
+        return
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    found = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    imported = [a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names]
+    if name not in found + imported and "*" not in imported:
+        raise ModelError(f"{path} has no class {name}.", hint=f"It has: {', '.join(found) or 'none'}.")
 
 
 def digest_of_code(source: str) -> str:

@@ -17,7 +17,7 @@ from labelloop.http.edge import read_json, reply
 from labelloop.http.feed import Feed, job_row, line_row
 from labelloop.http.queries import number_in
 from labelloop.jobs.figures import figures_of
-from labelloop.jobs.submit import address_of, work_of
+from labelloop.jobs.submit import address_of, submit, work_of
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import filters_of
 from labelloop.labelstudio.wire import BadRequest
@@ -78,7 +78,8 @@ class JobsApi:
         return reply({"jobs": rows})
 
     async def start(self, request: Request) -> Response:
-        """201 with the new job; 200 with the one that does the same work already."""
+        """201 with the new job; 200 with the one that does the same work already; 409 where one does only a part of it
+        or does it otherwise."""
         body = await read_json(request, limit=MAX_BODY)
         try:
             wish = from_json(body, Prelabel)
@@ -128,7 +129,7 @@ class JobsApi:
         options = Options(wish.only_missing, filters_of(wish.filters), wish.limit)
         with Client(url, token, timeout_s=20, attempts=2) as client:
             work = work_of(client, self._settings, self._store.registry, wish.project, wish.model, options)
-        job, new = self._store.jobs.create(work)
+        job, new = submit(self._store.jobs, work)
         return self._row(job), new
 
     def _steer(self, act: Callable[[str], Job]) -> Callable[[Request], Any]:

@@ -16,8 +16,8 @@ from labelloop.core.errors import Overloaded, SettingsError, ShuttingDown
 from labelloop.http.edge import reply
 from labelloop.jobs.quality import LISTED, Question, measure
 from labelloop.jobs.quality_report import Report
-from labelloop.labelstudio.annotated import parse_since
 from labelloop.labelstudio.client import Client
+from labelloop.labelstudio.filters import parse_moment
 from labelloop.labelstudio.wire import BadRequest, project_id_of
 from labelloop.learning.mistakes import SURE
 
@@ -89,7 +89,7 @@ def question_of(parameters: QueryParams) -> Question:
     since = parameters.get("since")
     return Question(
         version=parameters.get("version", "")[:MAX_VERSION],
-        since=parse_since(since) if since else None,
+        since=parse_moment(since) if since else None,
         mistakes=_flag(parameters, "mistakes", default=True),
         sure=_between(parameters, "sure", default=SURE, most=1.0),
         overruled=_flag(parameters, "overruled", default=False),

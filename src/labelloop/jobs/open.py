@@ -24,7 +24,7 @@ from labelloop.labelstudio.client import Client
 from labelloop.learning.memory import keep
 from labelloop.serving.origins import Origins
 from labelloop.serving.predict import Predictor, SpoolOf
-from labelloop.serving.projects import Lens, View
+from labelloop.serving.projects import Lens, View, nothing_fits
 from labelloop.serving.slots import Slots
 from labelloop.serving.stage import Priority
 from labelloop.store.films import FilmParts
@@ -111,24 +111,21 @@ class Opener:
         self._loop = loop
         self._needed = needed
         self._scores = Scores(engine)
-        self._lens = Lens.of(settings)
 
     def open(self, job: Job, held: Held) -> Preannotation:
         """Raises LabelloopError when the job cannot run: no token, another label config, a model that does not load."""
         patience = Patience(self._settings.patience_s, check=held.check, tell=held.tell)
         client = self.client(job)
         try:
-            label_config = patience(lambda: client.project(job.project_id)).label_config
+            project = patience(lambda: client.project(job.project_id))
+            label_config = project.label_config
             version = self._registry.catalogue().find(job.model)
             self.warm(version)
             if version.card.task == "raw":
                 job = self._as_called(job, version, label_config, held)
             view = self._view(job, version, label_config)
             if self._wants_pictures(view) and not view.label_map.fields:
-                raise LabelConfigError(
-                    f"No class of {view.version.id} maps to a label of this project.",
-                    hint='Add predicted_values="CLASS" to a <Label>, or give a labels file; see labelloop doctor.',
-                )
+                raise nothing_fits(view)
             films = any(tag.shows_films for tag in view.label_map.fields)
             return Preannotation(
                 job,
@@ -144,6 +141,7 @@ class Opener:
                 settle_s=self._settings.import_settle_s,
                 guest=held.guest,
                 one_by_one=films,
+                select=project.show_collab_predictions and not project.model_version,
             )
         except BaseException:
             client.close()
@@ -180,13 +178,15 @@ class Opener:
         return job
 
     def _view(self, job: Job, version: ModelVersion, label_config: str) -> View:
-        called = self._registry.catalogue().called(version, job.project_id)
-        view = self._lens.view(version, label_config, said=job.version if called else "")
+        catalogue = self._registry.catalogue()
+        called = catalogue.called(version, job.project_id)
+        view = Lens.shared(self._settings, catalogue).view(version, label_config, said=job.version if called else "")
         if view.name != job.version:
             raise LabelConfigError(
                 f"The label config, the threshold or the labels file changed: predictions would now carry the version "
                 f"{view.name}, and this job stores {job.version}.",
-                hint=f"Start a new job: labelloop prelabel {job.project_id}",
+                hint=f"Start a new job: labelloop prelabel {job.project_id}. Where that says the same, this worker was "
+                "started with another LABELLOOP_SCORE_THRESHOLD or LABELLOOP_LABELS_FILE than the command.",
             )
         return view
 

@@ -134,7 +134,7 @@ def reorder(
     Raises JobError when there is no prediction of this version, and what the client raises.
     """
     studio = _Studio(client, project_id, patience)
-    switched_from = studio.select(view.name, scores)
+    switched_from = studio.select(view, scores)
     listing = Listing(client, project_id, patience=patience)
     for listed in listing.pages(view.name):  # the last one is everything
         progress("reading tasks", len(listed.task_ids) + listed.unpredicted, listed.total)
@@ -169,16 +169,17 @@ class _Studio:
         self._project_id = project_id
         self._patience = patience
 
-    def select(self, version: str, scores: Scores) -> str | None:
+    def select(self, view: View, scores: Scores) -> str | None:
         """Let the project name this version: Label Studio sorts by the scores of the version that it names, and the
         title of a backend gives none. What is remembered of versions that are gone is forgotten. Returns what it named
         before, None if that was the same."""
+        version = view.name
         stored = self._patience(lambda: self._client.model_versions(self._project_id))
         names = {row.model_version for row in stored if row.model_version}
         if version not in names:
             raise JobError(
                 f"Project {self._project_id} has no prediction of {version} yet.",
-                hint=f"Run: labelloop prelabel {self._project_id}",
+                hint=f"Run: labelloop prelabel {self._project_id} --model {view.version.id}",
             )
         scores.forget(self._project_id, keep=names)
         before = self._patience(lambda: self._client.project(self._project_id)).model_version

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from labelloop.core.errors import LabelStudioError, LabelStudioRejected, LabelStudioUnreachable
 from labelloop.core.regions import Prediction
 from labelloop.core.tasks import Task
 from labelloop.jobs.backlog import Backlog
@@ -52,7 +53,8 @@ class Preannotation:
     `predict` answers one Prediction per task, in order; `remember` is told what it answered. A `guest` helps while
     there are tasks that nobody has taken; the owner of the job stays until all pages are stored, and does what dead
     workers left behind. `one_by_one`: tasks have films, so each is a page of its own, and `advance` takes as long as
-    its film. Errors are LabelloopErrors: the job cannot go on.
+    its film. `select`: the project names no predictions that annotators get, so it shall name these. Errors are
+    LabelloopErrors: the job cannot go on.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Preannotation:
         settle_s: float,
         guest: bool = False,
         one_by_one: bool = False,
+        select: bool = False,
     ) -> None:
         self._job = job
+        self._select = select
         self._guest = guest
         self._client = client
         self._pages = pages
@@ -119,6 +123,23 @@ class Preannotation:
         self._delivery.deliver(pages)
         storing_s = time.monotonic() - begun_s
         self._due_s = time.monotonic() + min(storing_s / STORING, LONGEST_WAIT_S)
+        self._select = self._select and not self._selected()
+        return True
+
+    def _selected(self) -> bool:
+        """Let the project name these predictions, or annotators open empty tasks beside all that is stored: a project
+        that was never connected names none. Whether that is settled; what goes wrong costs no prediction."""
+        number, version = self._job.project_id, self._job.version
+        try:
+            if not self._client.project(number).model_version:  # nobody has chosen meanwhile
+                self._client.set_project(number, model_version=version)
+                self._tell("info", f"The project named no predictions for annotators; now it names {version}.")
+        except LabelStudioUnreachable:
+            return False
+        except LabelStudioError as error:
+            if isinstance(error, LabelStudioRejected) and error.status == 400:
+                return False  # nothing is stored yet: all of this page failed, and the next may bring some
+            self._tell("warning", f"Annotators do not get these predictions by themselves: {error}")
         return True
 
     def _look_after_others(self) -> bool:

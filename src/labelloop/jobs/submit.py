@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from labelloop.core.errors import SettingsError
+from labelloop.core.errors import JobError, LabelStudioRejected, SettingsError
 from labelloop.core.settings import Settings
 from labelloop.labelstudio.client import Client
-from labelloop.labelstudio.filters import query_of
+from labelloop.labelstudio.filters import BadFilter, Filters, query_of
 from labelloop.labelstudio.records import Project
 from labelloop.labelstudio.wire import made_s_of
 from labelloop.serving.projects import Lens, View, unassigned
-from labelloop.store.jobs import Options, Work
+from labelloop.store.jobs import Job, Jobs, Options, Work
 from labelloop.store.registry import Registry
 
 
@@ -46,10 +46,42 @@ def work_of(
     LabelStudioError, ModelError or LabelConfigError, each with the next step.
     """
     found = known_project(client, registry, project)
-    if options.filters:  # a column that does not exist is a 500, which the job would take for an outage
-        client.tasks(found.id, page_size=1, include=("id",), query=query_of((), filters=options.filters))
+    if options.filters:
+        _try_filters(client, found, options.filters)
     view = view_of(settings, registry, found, model)
     return Work(client.base_url, found.id, view.version.id, view.name, options)
+
+
+def _try_filters(client: Client, project: Project, filters: Filters) -> None:
+    """A condition that Label Studio cannot use is a 500, which a job would take for an outage. Raises BadFilter."""
+    try:
+        client.tasks(project.id, page_size=1, include=("id",), query=query_of((), filters=filters))
+    except LabelStudioRejected as error:
+        if error.status not in (400, 500):
+            raise
+        hint = "Columns of the imported data are written data.NAME; the others are those of the Data Manager."
+        reason = error.message.partition(" Choices are")[0]  # what follows are tables of its database
+        raise BadFilter(f"The filter cannot be used. {reason}", hint=hint) from error
+
+
+def submit(jobs: Jobs, work: Work) -> tuple[Job, bool]:
+    """A queued job, and True; or the unfinished one that does this already, and False. Raises JobError where another
+    job makes the predictions of this version, of fewer tasks or in another way: two at once would store some twice."""
+    job, new = jobs.create(work)
+    if not new and not job.options.covers(work.options):
+        raise JobError(
+            f"Job {job.id} makes predictions of {job.version} now, with other options ({_in_words(job.options)}).",
+            hint=f"Start this again when it has ended (labelloop jobs show {job.id}), or end it: "
+            f"labelloop jobs cancel {job.id}",
+        )
+    return job, new
+
+
+def _in_words(options: Options) -> str:
+    words = ["only missing" if options.only_missing else "all, replacing earlier ones"]
+    words += ["filtered"] * (options.filters is not None)
+    words += [f"at most {options.limit} tasks"] * (options.limit is not None)
+    return ", ".join(words)
 
 
 def view_of(settings: Settings, registry: Registry, project: Project, model: str | None) -> View:
@@ -59,4 +91,4 @@ def view_of(settings: Settings, registry: Registry, project: Project, model: str
     if version is None:
         raise unassigned(project.id)
     said = catalogue.called(version, project.id)
-    return Lens.of(settings).view(version, project.label_config, said=said)
+    return Lens.shared(settings, catalogue).view(version, project.label_config, said=said)

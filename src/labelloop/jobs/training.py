@@ -155,13 +155,15 @@ class Training(NamedTuple):
 
     def _next(self, loop: Loop, news: News, run: Run | None, job: Job | None) -> str:
         if job is not None and not job.ended and run is not None:
-            return f"A run is at work: {run.stage} (job {job.id})."
+            return f"A run {describe_stage(run) if job.owner else 'waits for a worker'} (job {job.id})."
         if not loop.enabled:
             return f"Off. Switch it on: labelloop loop {loop.project_id} on"
         options = loop.options
         if news.tasks >= options.min_new:
             return f"{news.tasks} of {options.min_new} tasks changed; it begins after {options.quiet_s:g} quiet s."
         found = f"{news.tasks} of {options.min_new} new annotations."
+        if job is not None and job.state == "failed":  # what it had read is no news any more
+            found += f" The latest run failed: labelloop jobs resume {job.id}, or labelloop train {loop.project_id}."
         if options.every_h is None:
             return found
         due = (loop.run_at or loop.changed_at) + timedelta(hours=options.every_h)

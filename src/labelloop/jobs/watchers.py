@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import structlog
@@ -21,7 +22,7 @@ from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.records import Project
 from labelloop.serving.models import Store
 from labelloop.serving.projects import Lens, View, unassigned
-from labelloop.store.registry import ModelVersion
+from labelloop.store.registry import Catalogue, ModelVersion
 from labelloop.store.watches import Key, Watch
 
 log = structlog.get_logger(__name__)
@@ -62,7 +63,7 @@ class Watchers:
         self._settings = settings
         self._store = store
         self._interval_s = settings.watch_interval_s
-        self._views = Views(settings, serving_of)
+        self._views = Views(settings, serving_of, store.registry.catalogue)
         self._unresolved = list(named)
         self._resolve_at = 0.0
         self._named: set[Key] = set()
@@ -177,19 +178,21 @@ class Watchers:
 
 
 class Views:
-    """How versions see projects; built anew only when the version or the label config changes."""
+    """How versions see projects; built anew only when the version, the label config or the lens changes."""
 
-    def __init__(self, settings: Settings, serving_of: ServingOf) -> None:
-        self._lens = Lens.of(settings)
+    def __init__(self, settings: Settings, serving_of: ServingOf, catalogue: Callable[[], Catalogue]) -> None:
+        self._settings = settings
         self._serving_of = serving_of
-        self._built: dict[int, tuple[tuple[str, ...], View]] = {}
+        self._catalogue = catalogue
+        self._built: dict[int, tuple[tuple[Any, ...], View]] = {}
 
     def of(self, project: Project) -> View:
         """Raises LabelloopError."""
         version, said = self._serving_of(project.id)
         if version is None:
             raise unassigned(project.id)
-        key, known = (version.digest, version.id, said, project.label_config), self._built.get(project.id)
+        lens = Lens.shared(self._settings, self._catalogue())
+        key, known = (version.digest, version.id, said, project.label_config, lens), self._built.get(project.id)
         if known is None or known[0] != key:
-            known = self._built[project.id] = key, self._lens.view(version, project.label_config, said=said)
+            known = self._built[project.id] = key, lens.view(version, project.label_config, said=said)
         return known[1]

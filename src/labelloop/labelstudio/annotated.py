@@ -8,7 +8,7 @@ origins.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from labelloop.core.regions import Region
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.config import LabelConfig
-from labelloop.labelstudio.filters import BadFilter, after, item, query_of
+from labelloop.labelstudio.filters import after, item, moment_value, query_of
 from labelloop.labelstudio.wire import decode_regions, name_of
 
 PAGE = 200
@@ -101,23 +101,12 @@ def annotated_pages(
             return
 
 
-def parse_since(text: str) -> datetime:
-    """A day (midnight UTC) or a moment in ISO 8601 (UTC without an offset). Raises BadFilter."""
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError as error:
-        hint = "Write for instance 2026-11-01 or 2026-11-01T08:30:00+01:00."
-        raise BadFilter(f"{text[:40]!r} is not a date.", hint=hint) from error
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _conditions(since: datetime | None) -> list[dict[str, Any]]:
     """Tasks with an annotation. A task is saved after its annotation, so by its own time none is missed."""
     annotated = [item("total_annotations", "greater", "Number", 0)]
     if since is None:
         return annotated
-    moment = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return [*annotated, item("updated_at", "greater_or_equal", "Datetime", moment)]
+    return [*annotated, item("updated_at", "greater_or_equal", "Datetime", moment_value(since))]
 
 
 def _task(row: Mapping[str, Any], since: datetime | None) -> AnnotatedTask:

@@ -145,7 +145,7 @@ class Client:
         """By id, else by title (exact, then in any case). Raises LabelStudioRejected (404) naming the near titles,
         or (409) naming the ids when several projects have the title."""
         wanted = str(id_or_title).strip()
-        if wanted.isdigit():
+        if wanted.isascii() and wanted.isdigit() and len(wanted) < 19:  # what a database could hold as an id
             try:
                 return self.project(int(wanted))
             except LabelStudioRejected as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -66,6 +67,21 @@ def chosen(task_ids: Sequence[int]) -> dict[str, Any]:
     return {"selectedItems": {"all": False, "included": list(task_ids)}, "ordering": ["tasks:id"]}
 
 
+def parse_moment(text: str) -> datetime:
+    """A day (midnight UTC) or a moment in ISO 8601 (UTC without an offset). Raises BadFilter."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:  # OverflowError: the year 1, east of Greenwich
+        hint = "Write for instance 2026-11-01 or 2026-11-01T08:30:00+01:00."
+        raise BadFilter(f"{text[:40]!r} is not a date.", hint=hint) from error
+
+
+def moment_value(moment: datetime) -> str:
+    """As Label Studio reads moments in filters; any other form is a 500."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def parse_filters(expressions: Sequence[str]) -> Filters | None:
     """`COLUMN OPERATOR VALUE` with = != < <= > >= ~ (contains) !~, or one JSON object as Label Studio writes it. None
     without any. Raises BadFilter."""
@@ -83,7 +99,7 @@ def filters_of(given: Sequence[str] | Mapping[str, Any]) -> Filters | None:
 def _parse(text: str) -> dict[str, Any]:
     match = _EXPRESSION.fullmatch(text)
     if not match or not match[3]:
-        hint = "Write for instance total_annotations=0 or 'updated_at > 2026-11-01T00:00:00.000000Z' or data.city=Oslo."
+        hint = "Write for instance total_annotations=0 or 'updated_at > 2026-11-01' or data.city=Oslo."
         raise BadFilter(f"{text!r} is not a filter.", hint=hint)
     column, operator, value = match[1], _OPERATORS[match[2]], match[3]
     if column in _LISTS:
@@ -92,7 +108,9 @@ def _parse(text: str) -> dict[str, Any]:
         return item(column, operator, "Number", float(value) if "." in value else int(value))
     if value in ("true", "false"):
         return item(column, operator, "Boolean", value == "true")
-    return item(column, operator, "Datetime" if column.endswith("_at") else "String", value)
+    if column.endswith("_at") and not column.startswith("data."):
+        return item(column, operator, "Datetime", moment_value(parse_moment(value)))
+    return item(column, operator, "String", value)
 
 
 def _parse_json(text: str) -> list[Any]:
@@ -103,6 +121,8 @@ def _parse_json(text: str) -> list[Any]:
         joined = content.get("conjunction", "and") if isinstance(content, dict) else "and"
     except (msgspec.DecodeError, KeyError) as error:
         raise BadFilter(f"This filter cannot be read: {error}.", hint='It is {"conjunction", "items"}.') from error
+    if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
+        raise BadFilter("This filter is no list of conditions.", hint='It is {"conjunction", "items"}.')
     if joined != "and" and len(items) > 1:
         raise BadFilter('Conditions joined by "or" cannot be used here.', hint="Run one job per condition.")
     return list(items)

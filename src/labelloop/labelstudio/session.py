@@ -200,7 +200,8 @@ def explain(response: httpx.Response, credentials: Credentials) -> LabelStudioEr
     method, path = response.request.method, response.request.url.path
     hint = "Look at Label Studio's log." if status >= 500 else ""
     if status == 404 and not is_json(response):
-        hint = NOT_LABEL_STUDIO_HINT
+        project = re.search(r"/api/projects/[0-9]+/", path)
+        hint = f"{'Was the project deleted meanwhile? If not: ' if project else ''}{NOT_LABEL_STUDIO_HINT}"
     return LabelStudioRejected(f"Label Studio answered {status} to {method} {path}: {text}.", status=status, hint=hint)
 
 

@@ -8,15 +8,14 @@ pictures, all samples at once, for `promote`; a test holds the two together.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
 
-from labelloop.core.errors import ModelError
-from labelloop.learning.detections import MOST_PER_PICTURE, Flags, Floats, Found, Indices, Matches, Truth, match
+from labelloop.learning.coco_figures import RECALLS, precisions
+from labelloop.learning.detections import Flags, Floats, Found, Indices, Matches, Truth, match
 
 Metric = Literal["AP50", "AP"]
 
@@ -24,7 +23,6 @@ IOU_THRESHOLDS: Mapping[Metric, tuple[float, ...]] = {
     "AP50": (0.5,),
     "AP": tuple(np.linspace(0.5, 0.95, 10).tolist()),
 }
-RECALLS = np.linspace(0.0, 1.0, 101)
 BINS = 10
 
 _CELLS = 2_000_000
@@ -70,10 +68,9 @@ class Measures(msgspec.Struct, frozen=True):
 def measure(truth: Truth, found: Found, *, seconds_per_picture: float = 0.0, failed: int = 0) -> Measures:
     """Measure detections against what people drew. Raises ModelError where faster-coco-eval is not installed."""
     matches = match(truth, found, iou_thresholds=IOU_THRESHOLDS["AP50"])
-    by_class = _coco_precisions(truth, found)
     classes = tuple(
-        _class_measures(label, rows, precisions)
-        for label, rows, precisions in zip(truth.labels, matches, by_class, strict=True)
+        _class_measures(label, rows, curves)
+        for label, rows, curves in zip(truth.labels, matches, precisions(truth, found), strict=True)
     )
     right, drawn = (sum(numbers) for numbers in zip(*map(_drawn, matches), strict=True)) if matches else (0, 0)
     return Measures(
@@ -88,12 +85,6 @@ def measure(truth: Truth, found: Found, *, seconds_per_picture: float = 0.0, fai
         failed=failed,
         classes=classes,
     )
-
-
-def require() -> None:
-    """Raise ModelError where faster-coco-eval is not installed: before a training, rather than after it."""
-    if importlib.util.find_spec("faster_coco_eval") is None:
-        raise _not_installed()
 
 
 def calibration_error(matches: Sequence[Matches]) -> float | None:
@@ -158,14 +149,15 @@ def _area(picture: Indices, right: Flags, wrong: Flags, weights: Floats, positiv
     return np.asarray((envelope * np.diff(reached, axis=1, prepend=0)).sum(1) / len(RECALLS))
 
 
-def _class_measures(label: str, rows: Matches, precisions: Floats | None) -> ClassMeasures:
+def _class_measures(label: str, rows: Matches, curves: Floats) -> ClassMeasures:
+    """`curves` [IoU thresholds, recalls] are its precisions."""
     boxes, (right, drawn) = int(rows.positives.sum()), _drawn(rows)
     return ClassMeasures(
         label=label,
         boxes=boxes,
         pictures=int((rows.positives > 0).sum()),
-        ap=float(precisions.mean()) if precisions is not None and boxes else None,
-        ap50=float(precisions[0].mean()) if precisions is not None and boxes else None,
+        ap=float(curves.mean()) if boxes else None,
+        ap50=float(curves[0].mean()) if boxes else None,
         precision=_share(right, drawn),
         recall=_share(right, boxes),
     )
@@ -175,52 +167,6 @@ def _drawn(rows: Matches) -> tuple[int, int]:
     """How many of the drawn detections are right, and how many count."""
     counted = rows.drawn & ~rows.ignored[0]
     return int((rows.right[0] & counted).sum()), int(counted.sum())
-
-
-def _coco_precisions(truth: Truth, found: Found) -> Iterator[Floats | None]:
-    """Per class the precision [IoU thresholds, recalls] as COCO's code computes it."""
-    if not len(found.score) or not truth.boxes:
-        zeros = np.zeros((len(IOU_THRESHOLDS["AP"]), len(RECALLS)))
-        yield from [zeros] * len(truth.labels)
-        return
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise _not_installed() from error
-    coco = COCO(_as_coco(truth))
-    evaluation = COCOeval_faster(coco, coco.loadRes(_results(found)), "bbox", print_function=lambda *_: None)
-    evaluation.params.maxDets = [1, 10, MOST_PER_PICTURE]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    # [IoU thresholds, recalls, classes, areas, most detections]: all areas, and the largest number of detections
-    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
-    yield from (np.maximum(precision[:, :, number], 0.0) for number in range(len(truth.labels)))
-
-
-def _not_installed() -> ModelError:
-    hint = 'Install it: pip install "labelloop[train]"'
-    return ModelError("Measuring a model needs faster-coco-eval.", hint=hint)
-
-
-def _as_coco(truth: Truth) -> dict[str, Any]:
-    rows = zip(truth.picture.tolist(), truth.label.tolist(), truth.xywh.tolist(), truth.crowd.tolist(), strict=True)
-    return {
-        "images": [{"id": number} for number in range(truth.pictures)],
-        "categories": [{"id": number, "name": label} for number, label in enumerate(truth.labels)],
-        "annotations": [
-            {"id": number, "image_id": picture, "category_id": label, "bbox": xywh, "area": xywh[2] * xywh[3],
-             "iscrowd": int(crowd)}
-            for number, (picture, label, xywh, crowd) in enumerate(rows, 1)
-        ],
-    }  # fmt: skip
-
-
-def _results(found: Found) -> list[dict[str, Any]]:
-    rows = zip(found.picture.tolist(), found.label.tolist(), found.xywh.tolist(), found.score.tolist(), strict=True)
-    return [
-        {"image_id": picture, "category_id": label, "bbox": xywh, "score": score}
-        for picture, label, xywh, score in rows
-    ]
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -36,6 +36,13 @@ _CREDENTIALS_HINT = (
     "Legacy tokens are off by default in Label Studio: set LABEL_STUDIO_API_KEY to a personal access token. "
     "`labelloop doctor` checks it."
 )
+_SAID_IN_SETUP = (
+    "Label Studio calls itself {} in /setup, which is not a public address, and anybody may call /setup on this server."
+)
+_NAME_IT_HINT = (
+    "Run `labelloop connect`, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY for this server; or let it ask for a "
+    "password (--basic-auth-user, --basic-auth-pass)."
+)
 _DATA_URI = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 
 
@@ -129,7 +136,13 @@ class Fetcher:
         base = parse_base(origin.base_url) if origin else None
         own, trusted = source.own, source.trusted
         for _ in range(_MAX_REDIRECTS + 1):
-            response = self._ask(url, origin if own else None, etag=etag, trusted=trusted, deadline=deadline, sink=sink)
+            asked = origin if own else None
+            try:
+                response = self._ask(url, asked, etag=etag, trusted=trusted, deadline=deadline, sink=sink)
+            except MediaRefused as error:
+                if asked is None or trusted:
+                    raise
+                raise MediaRefused(_SAID_IN_SETUP.format(url.host_header), hint=_NAME_IT_HINT) from error
             if response.status == 200:
                 return Fetched(response.body, response.headers.get("etag", ""))
             if response.status == 304 and known and etag:

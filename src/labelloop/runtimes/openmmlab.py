@@ -40,7 +40,16 @@ and asks for a screen's libraries."""
 REQUIREMENTS = (TORCH, "torchvision==0.28.0", MMCV, "numpy==1.26.4", *PACKAGES)
 """What is verified, and what the marker says was installed."""
 
+NEWEST_PYTHON = (3, 12)
+"""NumPy before 2 has no wheels for later ones."""
+
 IMPORTS = ("torch", "mmcv.ops", "mmengine", "mmdet", "mmyolo", "mmocr")
+
+CUDA_SOURCES = (
+    "mmcv/ops/csrc/common/pytorch_cuda_helper.hpp",
+    "mmcv/ops/csrc/pytorch/cuda/ms_deform_attn_cuda.cu",
+)
+"""They name a header that torch has elsewhere since."""
 
 ON_GPU = """\
 import importlib.util, torch
@@ -62,7 +71,10 @@ STEPS = (
     Build(
         MMCV,
         tools=("setuptools<75", "wheel", "ninja"),  # its setup.py imports pkg_resources; ninja can go on where it was
-        replaced=(("-std=c++14", "-std=c++17"),),  # torch's headers want it
+        replaced=(
+            ("setup.py", "-std=c++14", "-std=c++17"),  # torch's headers want it
+            *((file, "<THC/THCAtomics.cuh>", "<ATen/cuda/Atomic.cuh>") for file in CUDA_SOURCES),
+        ),
         environment=(("MMCV_WITH_OPS", "1"),),
         gpu=("FORCE_CUDA", "1", "0"),
         minutes=20,

@@ -14,6 +14,9 @@ from typing import NamedTuple
 from labelloop.core.errors import RuntimeSetupError
 from labelloop.runtimes.processes import inherited_environment
 
+Release = tuple[int, int]
+"""(3, 11) of a Python."""
+
 ASKING_S = 20.0
 
 Run = Callable[[Sequence[str], Mapping[str, str], Path | None], None]
@@ -21,13 +24,13 @@ Run = Callable[[Sequence[str], Mapping[str, str], Path | None], None]
 
 
 class Build(NamedTuple):
-    """A package to build where nobody gives its wheel. `tools` are installed for it, `replaced` texts in its setup.py,
+    """A package to build where nobody gives its wheel. `tools` are installed for it, `replaced` texts in its files,
     `environment` variables that the build reads. `gpu` is a variable with its values where CUDA is to be compiled for
     and where not; who sets it has decided. `minutes` is what it takes on one core, for people."""
 
     requirement: str
     tools: tuple[str, ...] = ()
-    replaced: tuple[tuple[str, str], ...] = ()
+    replaced: tuple[tuple[str, str, str], ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     gpu: tuple[str, str, str] | None = None
     minutes: int = 1
@@ -37,15 +40,15 @@ class Build(NamedTuple):
         return self.requirement.partition("==")[0]
 
 
-def has_wheel(build: Build, *folders: Path | None) -> bool:
-    """Whether one of the folders has a wheel of this version for our Python, which is the runtime's too."""
-    name, ours = build.requirement.replace("==", "-"), f"cp{sys.version_info.major}{sys.version_info.minor}"
-    patterns = [f"{name}-{tag}-*.whl" for tag in (ours, "py3")]
+def has_wheel(build: Build, *folders: Path | None, python: Release | None = None) -> bool:
+    """Whether one of the folders has a wheel of this version for a Python, ours by default."""
+    name, (major, minor) = build.requirement.replace("==", "-"), python or sys.version_info[:2]
+    patterns = [f"{name}-{tag}-*.whl" for tag in (f"cp{major}{minor}", "py3")]
     return any(folder is not None and any(folder.glob(one)) for folder in folders for one in patterns)
 
 
-def build_wheel(build: Build, *, python: Path, folder: Path, run: Run) -> Path:
-    """The folder below `folder` with the wheel, built by `python`. The source that an
+def build_wheel(build: Build, *, python: Path, folder: Path, run: Run, release: Release | None = None) -> Path:
+    """The folder below `folder` with the wheel, built by `python`, which is of this release. The source that an
     earlier attempt left is used. Raises RuntimeSetupError."""
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     wheels = folder / "wheels"
@@ -53,7 +56,7 @@ def build_wheel(build: Build, *, python: Path, folder: Path, run: Run) -> Path:
         run([*pip, "install", "--progress-bar", "off", *build.tools], {}, None)
     source = _source(build, pip, folder, run)
     run([str(python), "setup.py", "bdist_wheel", "-d", str(wheels)], _environment(build), source)
-    if not has_wheel(build, wheels):
+    if not has_wheel(build, wheels, python=release):
         raise RuntimeSetupError(f"{source} was built and left no wheel of {build.requirement} in {wheels}.")
     return wheels
 
@@ -74,18 +77,17 @@ def _source(build: Build, pip: Sequence[str], folder: Path, run: Run) -> Path:
     with tarfile.open(archive) as opened:
         opened.extractall(part, filter="data")
     (found,) = part.iterdir()
-    _change(found / "setup.py", build.replaced)
+    for file, old, new in build.replaced:
+        _change(found / file, old, new)
     found.rename(source)  # in one step: a source without our changes is never built
     return source
 
 
-def _change(path: Path, replaced: Sequence[tuple[str, str]]) -> None:
+def _change(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
-    for old, new in replaced:
-        if old not in text:
-            raise RuntimeSetupError(f"{path} has no {old!r} any more, which must be {new!r}.")
-        text = text.replace(old, new)
-    path.write_text(text, encoding="utf-8")
+    if old not in text:
+        raise RuntimeSetupError(f"{path} has no {old!r} any more, which must be {new!r}.")
+    path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def _environment(build: Build) -> dict[str, str]:

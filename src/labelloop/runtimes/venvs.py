@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 from labelloop.core.errors import RuntimeSetupError
 from labelloop.runtimes import openmmlab, source
 from labelloop.runtimes.processes import inherited_environment, tail
-from labelloop.runtimes.source import Build
+from labelloop.runtimes.source import Build, Release
 
 Progress = Callable[[str], None]
 State = Literal["missing", "incomplete", "outdated", "ready"]
@@ -36,7 +36,7 @@ class Spec(NamedTuple):
     """One row of the table. `requirements` are exact pins; `imports` must succeed for the runtime to count as made.
 
     `steps` are arguments of `pip install`, and packages to build, in order, where one call cannot do it. `on_gpu` is
-    Python that prints why a GPU would not be used.
+    Python that prints why a GPU would not be used, `newest_python` the last release that all of it is there for.
     """
 
     requirements: tuple[str, ...]
@@ -45,6 +45,7 @@ class Spec(NamedTuple):
     purpose: str
     steps: tuple[Step, ...] = ()
     on_gpu: str = ""
+    newest_python: Release | None = None
 
 
 class Runtime(NamedTuple):
@@ -74,6 +75,7 @@ RUNTIMES = {
         purpose="MMDetection, MMYOLO and MMOCR",
         steps=openmmlab.STEPS,
         on_gpu=openmmlab.ON_GPU,
+        newest_python=openmmlab.NEWEST_PYTHON,
     ),
 }
 """Every runtime labelloop knows how to make."""
@@ -247,7 +249,7 @@ def _make(runtime: Runtime, progress: Progress, find_links: Path | None) -> None
     if not done:
         log.unlink(missing_ok=True)
         _require_space(runtime)
-        python = getattr(sys, "_base_executable", sys.executable)  # a venv made by a venv would depend on it
+        python = _interpreter(runtime)
         progress(f"{runtime.name}: making a virtual environment in {runtime.path}")
         _run([python, "-m", "venv", str(runtime.path)], log=log, runtime=runtime, progress=progress)
     doing = "going on with" if done else "installing"
@@ -274,14 +276,36 @@ def _make(runtime: Runtime, progress: Progress, find_links: Path | None) -> None
     progress(f"{runtime.name}: ready")
 
 
+def _interpreter(runtime: Runtime) -> str:
+    """What makes the environment: our own Python, or the newest here that is not too new. Raises RuntimeSetupError."""
+    ours, newest = sys.version_info[:2], runtime.spec.newest_python
+    if newest is None or ours <= newest:
+        return str(getattr(sys, "_base_executable", sys.executable))  # a venv made by a venv would depend on it
+    known = [f"python3.{minor}" for minor in range(newest[1], 10, -1)]
+    for path in filter(None, map(shutil.which, known)):
+        if subprocess.run([path, "-c", "import ensurepip, venv"], capture_output=True, check=False).returncode == 0:
+            return path
+    raise RuntimeSetupError(
+        f"The runtime {runtime.name} is not there for Python {ours[0]}.{ours[1]}, on which labelloop runs.",
+        hint=f"Install one of {', '.join(known)} beside it, then run the command again.",
+    )
+
+
+def _release_of(runtime: Runtime) -> Release | None:
+    """Of the runtime's Python, as its folder says."""
+    found = [re.fullmatch(r"python(\d+)\.(\d+)", path.name) for path in runtime.path.glob("lib/python*")]
+    return next(((int(one[1]), int(one[2])) for one in found if one), None)
+
+
 def _built(build: Build, runtime: Runtime, links: list[Path], *, log: Path, progress: Progress) -> list[Path]:
     """The folder with the wheel that we built, now or earlier; none where one was given. It stays when the runtime is
     removed: it is what takes long."""
     for_cuda = source.is_for_cuda(build)
     folder = runtime.path.parent / f"{runtime.name}.built{'-cuda' if for_cuda else ''}"
-    if source.has_wheel(build, *links):
+    release = _release_of(runtime)
+    if source.has_wheel(build, *links, python=release):
         return []
-    if not source.has_wheel(build, folder / "wheels"):
+    if not source.has_wheel(build, folder / "wheels", python=release):
         where = "for CUDA and the CPU" if for_cuda else "for the CPU"
         progress(f"{runtime.name}: building {build.requirement} {where}, some {build.minutes} minutes of one core")
 
@@ -289,7 +313,7 @@ def _built(build: Build, runtime: Runtime, links: list[Path], *, log: Path, prog
             _run(argv, log=log, runtime=runtime, progress=progress, environment=environment, cwd=cwd)
 
         try:
-            source.build_wheel(build, python=runtime.python, folder=folder, run=run)
+            source.build_wheel(build, python=runtime.python, folder=folder, run=run, release=release)
         except RuntimeSetupError as error:
             if not for_cuda or build.gpu is None:
                 raise

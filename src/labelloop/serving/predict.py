@@ -15,7 +15,6 @@ import structlog
 from labelloop.core.errors import (
     DeadlineExceeded,
     FilmTooLong,
-    LabelConfigError,
     LabelloopError,
     MediaNotFound,
     ModelFailed,
@@ -35,7 +34,7 @@ from labelloop.media.text import decode_text, plain_text
 from labelloop.serving.film_parts import Spool
 from labelloop.serving.films import Films, Wanted
 from labelloop.serving.media_metrics import MediaMetrics
-from labelloop.serving.projects import View
+from labelloop.serving.projects import View, nothing_fits
 from labelloop.serving.prompt import marks_on, select
 from labelloop.serving.slots import Lease, Slots
 from labelloop.serving.stage import Priority, Stage
@@ -465,8 +464,4 @@ def _no_pictures(view: View) -> Prediction:
     if view.label_map.fields:
         names = ", ".join(repr(tag.field) for tag in view.label_map.fields)
         return failed(MediaNotFound(f"The task's list of pages {names} is empty."), view.name, retry=False)
-    unmapped = LabelConfigError(
-        f"No class of {view.version.id} maps to a label of this project.",
-        hint='Add predicted_values="CLASS" to a <Label>, or give a labels file; see labelloop doctor.',
-    )
-    return failed(unmapped, view.name, retry=True)
+    return failed(nothing_fits(view), view.name, retry=True)

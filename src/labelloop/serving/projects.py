@@ -11,9 +11,9 @@ from typing import NamedTuple, Self
 import msgspec
 import structlog
 
-from labelloop.core.errors import LabelloopError, ModelNotFound, ModelUnassigned
+from labelloop.core.errors import LabelConfigError, LabelloopError, ModelNotFound, ModelUnassigned
 from labelloop.core.settings import Settings
-from labelloop.engines.labels import named
+from labelloop.engines.labels import NAMELESS, are_placeholders, named
 from labelloop.labelstudio.config import LabelConfig, parse_config
 from labelloop.labelstudio.labelmap import LabelMap, build_label_map, read_labels_file
 from labelloop.serving.slots import Slots
@@ -55,6 +55,16 @@ class Lens(msgspec.Struct, frozen=True):
     threshold: float | None = None
     aliases: Mapping[str, str] = {}
     following: str = FOLLOWING
+
+    @classmethod
+    def shared(cls, settings: Settings, catalogue: Catalogue) -> Self:
+        """For every process but the server: where the settings say nothing, what the server was told counts, so that
+        `labelloop serve --score-threshold 0.6` means the same to a command in another terminal. Raises
+        LabelConfigError."""
+        own, told = cls.of(settings), catalogue.lens
+        threshold = told.get("threshold") if own.threshold is None else own.threshold
+        aliases = told.get("aliases", {}) if settings.labels_file is None else own.aliases
+        return cls(threshold, aliases, own.following)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -104,7 +114,7 @@ class Projects:
     """
 
     def __init__(self, settings: Settings, registry: Registry, slots: Slots, *, default: str | None = None) -> None:
-        self._lens = Lens.of(settings)
+        self.lens = Lens.of(settings)
         self._registry = registry
         self._slots = slots
         self._default = default
@@ -160,7 +170,7 @@ class Projects:
         seen = self._seen.get(project_id)
         if seen is not None and seen.config_xml == config_xml and seen.said == said and _shows(seen.view, version):
             return seen.view
-        view = None if version is None else self._lens.view(version, config_xml, said=said)
+        view = None if version is None else self.lens.view(version, config_xml, said=said)
         with self._lock:
             self._seen[project_id] = _Seen(config_xml, view, said)
             self._seen.move_to_end(project_id)
@@ -208,6 +218,14 @@ def _shows(view: View | None, version: ModelVersion | None) -> bool:
     if view is None or version is None:
         return view is None and version is None
     return view.version.id == version.id and view.version.digest == version.digest
+
+
+def nothing_fits(view: View) -> LabelConfigError:
+    """Why a version finds nothing for a project, and what to do about it."""
+    hint = 'Add predicted_values="CLASS" to a <Label>, or give a labels file; see labelloop doctor.'
+    if view.label_map.unmapped and are_placeholders(view.label_map.unmapped):
+        hint = f"{NAMELESS}."
+    return LabelConfigError(f"No class of {view.version.id} maps to a label of this project.", hint=hint)
 
 
 def unassigned(project_id: int | None) -> LabelloopError:

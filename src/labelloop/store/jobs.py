@@ -34,6 +34,11 @@ class Options(msgspec.Struct, frozen=True):
     filters: Mapping[str, Any] | None = None
     limit: int | None = None
 
+    def covers(self, other: Options) -> bool:
+        """Whether a job with these options does all that one with `other` would."""
+        everything = self.only_missing and self.filters is None and self.limit is None
+        return self == other or (everything and other.only_missing)
+
 
 class Work(msgspec.Struct, frozen=True):
     """What a job is about. `model` is "name@number", `version` is the string that its predictions carry."""

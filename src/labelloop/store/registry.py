@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ from labelloop.store.artifacts import Artifacts, hash_file
 from labelloop.store.db import upsert
 from labelloop.store.homes import Homes, read_served
 from labelloop.store.moves import Move, Pointer
-from labelloop.store.values import read_versions
+from labelloop.store.values import LENS, read_lens, read_versions
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +75,8 @@ class Catalogue(msgspec.Struct, frozen=True):
     """By model and project the versions that hosted models call themselves."""
     served: Mapping[int, str] = {}
     """By project the version that a server answers with though none is assigned: its `--model`."""
+    lens: Mapping[str, Any] = {}
+    """What the server that started last was told about drawing: its `threshold` and `aliases`."""
 
     def find(self, spec: str) -> ModelVersion:
         """The version that "NAME" or "NAME@NUMBER" means; a name alone means the newest version that people added, and
@@ -153,16 +156,17 @@ class Registry:
         self.homes = Homes(engine)
 
     def catalogue(self) -> Catalogue:
-        """Read everything; four small queries."""
+        """Read everything; five small queries."""
         with self._engine.connect() as connection:
             versions = connection.execute(sa.select(schema.versions).order_by("name", "number")).mappings().all()
             bindings = connection.execute(sa.select(schema.bindings)).mappings().all()
-            said, served = read_versions(connection), read_served(connection)
+            said, served, lens = read_versions(connection), read_served(connection), read_lens(connection)
         return Catalogue(
             tuple(schema.as_struct(row, ModelVersion) for row in versions),
             {row["project_id"]: schema.as_struct(row, Binding) for row in bindings},
             said,
             served,
+            lens,
         )
 
     def add(self, path: Path | None, card: ModelCard, *, trained: bool = False) -> ModelVersion:
@@ -347,6 +351,15 @@ class Registry:
         row = {"token": token, "saved_at": schema.now()}
         with self._engine.begin() as connection:
             upsert(connection, schema.connections, {"url": url}, row)
+
+    def save_lens(self, *, threshold: float | None, aliases: Mapping[str, str]) -> None:
+        """Let commands and workers know what this server was told about drawing, for what they are not told themselves:
+        their predictions are to carry the version that it says. The server that started last counts."""
+        lens = {"threshold": threshold, "aliases": dict(aliases)} if aliases or threshold is not None else {}
+        if self.catalogue().lens == lens:
+            return
+        with self._engine.begin() as connection:
+            upsert(connection, schema.model_values, LENS, {"value": lens, "changed_at": schema.now()})
 
     def connections(self) -> list[tuple[str, str]]:
         """(url, token) of every Label Studio that was connected, newest first."""

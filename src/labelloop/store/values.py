@@ -15,6 +15,8 @@ from labelloop.store.db import upsert
 
 VERSION = "model_version"
 """The key under which a model says which version it is, if it does."""
+LENS = {"model": "", "project": "", "key": "lens"}
+"""The row of what `labelloop serve` was told about every model and project: no model has an empty name."""
 
 
 class Values:
@@ -34,6 +36,12 @@ class Values:
         row = {"model": model, "project": project, "key": key}
         with self._engine.begin() as connection:
             upsert(connection, schema.model_values, row, {"value": value, "changed_at": schema.now()})
+
+
+def read_lens(connection: sa.Connection) -> Mapping[str, Any]:
+    """What the server that started last was told about drawing (Registry.save_lens)."""
+    value = connection.execute(sa.select(schema.model_values.c.value).filter_by(**LENS)).scalar()
+    return value if isinstance(value, dict) else {}
 
 
 def read_versions(connection: sa.Connection) -> Mapping[tuple[str, str], str]:

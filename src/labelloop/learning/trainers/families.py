@@ -181,8 +181,16 @@ def _columns(rows: tuple[Rows, ...], maps: Mapping[str, Tensor]) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
+ELSEWHERE: Mapping[str, str] = {
+    "detr": "The folder of transformers that it was exported from can be trained: labelloop models add FOLDER",
+    "mmdeploy": "Models of MMDetection are trained from config and checkpoint: labelloop models add --engine mmdet",
+}
+"""By the first word of a family: what it is trained from where its ONNX file is not."""
+
+
 def why_not(card: ModelCard | None) -> str:
-    """Why a family is refused."""
-    family = "this file" if card is None or card.family is None else f"models of the family {card.family}"
-    known = ", ".join(FAMILIES)
-    return f"There is no recipe for {family} (there is for {known}): use the trainer scratch, command or openmmlab."
+    """Why a family is refused, and what can be done instead."""
+    name = (card.family if card else None) or ""
+    family = f"models of the family {name}" if name else "this file"
+    instead = ELSEWHERE.get(name.partition("-")[0], "Use the trainer scratch, command or openmmlab")
+    return f"There is no recipe for {family} (there is for {', '.join(FAMILIES)}). {instead}."
