@@ -235,7 +235,7 @@ class Run(NamedTuple):
         return (last - first) / (ended - begun)
 
     def seconds_per_1000(self, of: tuple[float, float]) -> float:
-        """In a part of the run, for instance the last tenth: (0.9, 1.0)."""
+        """In a part of the run, for instance the last quarter: (0.75, 1.0)."""
         total = self.stored[-1][0]
         part = [row for row in self.stored if of[0] * total <= row[0] <= of[1] * total]
         return (part[-1][1] - part[0][1]) / (part[-1][0] - part[0][0]) * 1000
@@ -365,9 +365,9 @@ def report(run: Run, alone: tuple[float, float] | None, imports: float) -> None:
     print(f"processor ms a task: worker {worker_ms:.1f}, Label Studio {studio_ms:.1f}{model}")
     early, last = next(row for row in run.stored if row[0] >= 500), run.stored[-1]
     print(f"memory of the worker: {early[2]:.0f} MB at {early[0]} tasks, {last[2]:.0f} MB at {last[0]}")
-    if len(run.sizes) >= 30:
-        early_s, late_s = run.seconds_per_1000((0.0, 0.1)), run.seconds_per_1000((0.9, 1.0))
-        print(f"seconds per 1,000 tasks: {early_s:.2f} in the first tenth, {late_s:.2f} in the last")
+    if len(run.sizes) >= 12:
+        early_s, late_s = run.seconds_per_1000((0.0, 0.25)), run.seconds_per_1000((0.75, 1.0))
+        print(f"seconds per 1,000 tasks: {early_s:.2f} in the first quarter, {late_s:.2f} in the last")
 
 
 if __name__ == "__main__":
