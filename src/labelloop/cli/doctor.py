@@ -67,7 +67,7 @@ def coverage(settings: Settings, registry: Registry) -> Coverage:
     since hosted models call themselves as they like. Those have no label map."""
     from labelloop.core.errors import ModelNotFound
     from labelloop.labelstudio.config import parse_config
-    from labelloop.labelstudio.labelmap import LabelMap, build_label_map
+    from labelloop.labelstudio.labelmap import LabelMap
     from labelloop.labelstudio.records import Project
     from labelloop.serving.projects import Lens
 
@@ -90,10 +90,7 @@ def coverage(settings: Settings, registry: Registry) -> Coverage:
             return None
         if found.card.task == "raw":
             return found.id, None
-        card, config = found.card, parse_config(project.label_config)
-        threshold = lens.threshold if lens.threshold is not None else card.score_threshold
-        label_map = build_label_map(config, card.labels, task=card.task, threshold=threshold, aliases=lens.aliases)
-        return found.id, label_map
+        return found.id, lens.label_map(found.card, parse_config(project.label_config))
 
     return cover
 

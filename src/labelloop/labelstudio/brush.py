@@ -8,14 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.compat.names import labelloop_brush
+from labelloop.compat.names.labelloop_brush import RUN_SIZES
 from labelloop.compat.names.labelloop_masks import parts_of
 from labelloop.core.outlines import mask_of
 from labelloop.core.regions import Mask, Size
 
-RUN_BITS = (3, 4, 8, 16)
-"""Sizes of a run's length, among which two bits choose."""
-
-LONGEST_RUN = 1 << RUN_BITS[-1]
+LONGEST_RUN = 1 << RUN_SIZES[-1]
 SIZE_BYTES = 4
 """At the beginning of a code: of how many bytes it is."""
 
@@ -60,7 +58,7 @@ def encode_rle(painted: NDArray[np.bool_]) -> list[int]:
     flat = painted.ravel()
     begins = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
     lengths = np.diff(begins, append=flat.size) * CHANNELS
-    bits = [format(flat.size * CHANNELS, "032b"), "00111", *(format(size - 1, "04b") for size in RUN_BITS)]
+    bits = [format(flat.size * CHANNELS, "032b"), "00111", *(format(size - 1, "04b") for size in RUN_SIZES)]
     for covered, length in zip(flat[begins].tolist(), lengths.tolist(), strict=True):
         byte = "11111111" if covered else "00000000"
         whole, rest = divmod(length, LONGEST_RUN)
@@ -72,8 +70,8 @@ def encode_rle(painted: NDArray[np.bool_]) -> list[int]:
 
 
 def _run(length: int, byte: str) -> str:
-    choice = next(number for number, bits in enumerate(RUN_BITS) if length <= 1 << bits)
-    return f"1{choice:02b}{length - 1:0{RUN_BITS[choice]}b}{byte}"
+    choice = next(number for number, bits in enumerate(RUN_SIZES) if length <= 1 << bits)
+    return f"1{choice:02b}{length - 1:0{RUN_SIZES[choice]}b}{byte}"
 
 
 def mask_from(code: Any, size: Size) -> Mask | None:

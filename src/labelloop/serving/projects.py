@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 import msgspec
 import structlog
 
+from labelloop.core.cards import ModelCard
 from labelloop.core.errors import LabelConfigError, LabelloopError, ModelNotFound, ModelUnassigned
 from labelloop.core.settings import Settings
 from labelloop.engines.labels import NAMELESS, are_placeholders, named
@@ -72,18 +73,21 @@ class Lens(msgspec.Struct, frozen=True):
         aliases = read_labels_file(settings.labels_file) if settings.labels_file else {}
         return cls(settings.score_threshold, aliases, settings.following)
 
-    def view(self, version: ModelVersion, config_xml: str, *, said: str = "") -> View:
-        """One version seen through a label config; `said` is what a hosted model calls itself (Catalogue.called), which
-        Label Studio then knows it by. Raises LabelConfigError."""
-        config = parse_config(config_xml)
-        card = version.card
-        label_map = build_label_map(
+    def label_map(self, card: ModelCard, config: LabelConfig) -> LabelMap:
+        """What a model's classes are called in a label config, and from which score they are drawn."""
+        return build_label_map(
             config,
             named(card.labels),
             task=card.task,
             threshold=self.threshold if self.threshold is not None else card.score_threshold,
             aliases=self.aliases,
         )
+
+    def view(self, version: ModelVersion, config_xml: str, *, said: str = "") -> View:
+        """One version seen through a label config; `said` is what a hosted model calls itself (Catalogue.called), which
+        Label Studio then knows it by. Raises LabelConfigError."""
+        config = parse_config(config_xml)
+        label_map = self.label_map(version.card, config)
         if label_map.unmapped:
             log.warning(
                 "classes of the model map to nothing in the label config",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import msgspec
@@ -53,17 +53,13 @@ def track_iou(first: Track, second: Track) -> float:
     divided (Yang, Fan and Xu: Video Instance Segmentation, ICCV 2019). Turned boxes count as if upright."""
     ours, theirs = boxes_by_frame(first), boxes_by_frame(second)
     both = sorted(ours.keys() & theirs.keys())
-    shared = _area(
-        np.concatenate([
-            np.maximum(_sides(ours, both)[:, :2], _sides(theirs, both)[:, :2]),
-            np.minimum(_sides(ours, both)[:, 2:], _sides(theirs, both)[:, 2:]),
-        ], axis=1)
-    )  # fmt: skip
-    union = _area(_sides(ours, sorted(ours))) + _area(_sides(theirs, sorted(theirs))) - shared
+    a, b = _sides(ours, both), _sides(theirs, both)
+    shared = _area(np.concatenate([np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])], axis=1))
+    union = _area(_sides(ours, ours)) + _area(_sides(theirs, theirs)) - shared
     return shared / union if union > 0 else 0.0
 
 
-def _sides(boxes: Mapping[int, Box], frames: Sequence[int]) -> Floats:
+def _sides(boxes: Mapping[int, Box], frames: Iterable[int]) -> Floats:
     return np.array([boxes[frame].xyxy for frame in frames], np.float64).reshape(-1, 4)
 
 
