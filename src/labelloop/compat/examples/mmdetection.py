@@ -62,7 +62,8 @@ class MMDetection(LabelStudioMLBase):
         shown = self.controls[0][1]
         pictures = [read_task(self, task, shown.value_name) for task in tasks]
         with ONE_AT_A_TIME:
-            return [{"result": self._draw(*pair)} for pair in zip(infer(self.model, pictures, self.batch_size), pictures)]
+            answers = infer(self.model, pictures, self.batch_size)
+            return [{"result": self._draw(*pair)} for pair in zip(answers, pictures)]
 
     def _draw(self, answer, picture):
         found = answer.pred_instances

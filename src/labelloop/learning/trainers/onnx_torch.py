@@ -108,7 +108,11 @@ class Agreement(NamedTuple):
 
 
 def check(
-    module: OnnxModule, part: onnx.ModelProto, samples: Mapping[str, NDArray[np.float32]], *, tolerance: float = ROUNDING
+    module: OnnxModule,
+    part: onnx.ModelProto,
+    samples: Mapping[str, NDArray[np.float32]],
+    *,
+    tolerance: float = ROUNDING,
 ) -> Agreement:
     """Run `samples` (input name -> array) through the module, laid out as it is trained, and through ONNX Runtime, and
     compare every output.
