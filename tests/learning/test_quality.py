@@ -126,7 +126,12 @@ def test_spans_as_label_studio_writes_them() -> None:
         value = {"start": start, "end": end, "text": text, "labels": [label]}
         return {"id": name, "from_name": "n", "to_name": "t", "type": "labels", "value": value}
 
-    predicted = [result("a", 0, 5, "Nadia"), result("b", 9, 12, "Bob"), result("c", 20, 24, "ACME"), result("d", 30, 33, "day")]
+    predicted = [
+        result("a", 0, 5, "Nadia"),
+        result("b", 9, 12, "Bob"),
+        result("c", 20, 24, "ACME"),
+        result("d", 30, 33, "day"),
+    ]
     annotated = [result("a", 0, 5, "Nadia"), result("b", 9, 16, "Bob Dow"), result("c", 20, 24, "ACME", "ORG")]
     found = fates(
         Review(tuple(wire.decode_regions(annotated, config)), tuple(wire.decode_regions(predicted, config)), "m@1")
