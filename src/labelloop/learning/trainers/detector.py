@@ -34,6 +34,8 @@ from labelloop.learning.trainers.families import (
 )
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
 from labelloop.learning.trainers.onnx_torch import Agreement, OnnxModule, check, open_session
+from labelloop.learning.trainers.rtmdet import points_in_cells
+from labelloop.learning.trainers.suppression import Suppression, take_off
 
 FRESH_LOGIT = 0.0
 """Where there is an objectness, the score of a class not yet learned starts at half of it, for all classes alike."""
@@ -41,7 +43,7 @@ FRESH_LOGIT = 0.0
 
 class Detector(NamedTuple):
     """`graph` is the whole model with the new class layer. `frozen` makes `module`'s inputs from a picture; None when
-    the module starts from the picture itself."""
+    the module starts from the picture itself. `suppression` is what the graph ended in and has to end in again."""
 
     graph: OnnxGraph
     card: ModelCard
@@ -52,6 +54,7 @@ class Detector(NamedTuple):
     module: OnnxModule
     points: Points
     normaliser: Normaliser
+    suppression: Suppression | None
 
     def pixels(self, pictures: Sequence[Prepared]) -> NDArray[np.float32]:
         """The network's input [b, 3, h, w]."""
@@ -98,11 +101,15 @@ def _taken_apart(
 ) -> Detector:
     assert card.input.size_wh is not None
     graph = read_graph(path, size_wh=card.input.size_wh)
+    points = points_of(family, card.input.size_wh)
+    suppression = take_off(graph, cells=len(points.cells))
     free_batch(graph)
     layers = located(family, graph, card)
     _give_classes(graph, layers, card.labels, labels)
     trained_card = msgspec.structs.replace(card, labels=labels, sha256="")
     layers = located(family, graph, trained_card)
+    if suppression is not None:
+        points = points._replace(centres=points_in_cells(graph, points.cells, points.strides))
     image = read_signature(path).inputs[0].name
     place = _cut(graph, layers, image=image, family=card.family or "", part=part, names=tuple(cut))
     return Detector(
@@ -113,8 +120,9 @@ def _taken_apart(
         cut=place,
         frozen=open_session(graph.subgraph([image], place.values)) if place else None,
         module=OnnxModule(graph, inputs=place.values if place else [image], outputs=layers.values),
-        points=points_of(family, card.input.size_wh),
+        points=points,
         normaliser=Normaliser(card.input, dtype="float32"),
+        suppression=suppression,
     )
 
 

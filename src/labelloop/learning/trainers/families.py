@@ -16,6 +16,7 @@ from labelloop.core.errors import ModelError
 from labelloop.engines.detect.head import grid
 from labelloop.learning.trainers.class_layer import Rows, Span, layers_of
 from labelloop.learning.trainers.onnx_graph import OnnxGraph
+from labelloop.learning.trainers.rtmdet import last_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,8 +145,22 @@ class UltralyticsV8:
         return torch.cat([raw[..., :2] - halves, raw[..., :2] + halves], dim=-1)
 
 
+class MMDeploy:
+    """`dets` and `labels` behind a suppression, which is taken off: boxes [b, 4, n] and scores [b, n, c] are what is in
+    front of it (`trainers/suppression`). The file decodes its boxes itself."""
+
+    names: ClassVar[tuple[str, ...]] = ("mmdeploy",)
+    strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
+
+    def locate(self, graph: OnnxGraph, card: ModelCard) -> LastLayers:
+        return LastLayers(*last_layers(graph, classes=len(card.labels)))
+
+    def boxes(self, raw: Tensor, points: Points) -> Tensor:  # noqa: ARG002
+        return raw
+
+
 FAMILIES: dict[str, Family] = {
-    name: family for family in (Yolox(), NanoDet(), UltralyticsV8()) for name in family.names
+    name: family for family in (Yolox(), NanoDet(), UltralyticsV8(), MMDeploy()) for name in family.names
 }
 
 
@@ -183,7 +198,6 @@ def _columns(rows: tuple[Rows, ...], maps: Mapping[str, Tensor]) -> Tensor:
 
 ELSEWHERE: Mapping[str, str] = {
     "detr": "The folder of transformers that it was exported from can be trained: labelloop models add FOLDER",
-    "mmdeploy": "Models of MMDetection are trained from config and checkpoint: labelloop models add --engine mmdet",
 }
 """By the first word of a family: what it is trained from where its ONNX file is not."""
 

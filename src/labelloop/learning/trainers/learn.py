@@ -197,10 +197,10 @@ class _Run:
 
 
 @torch.no_grad()
-def best_answers(model: Detector, pictures: Sequence[Prepared]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Boxes [b, n, 4] and scores of the best class [b, n] of every cell, from the module."""
+def all_answers(model: Detector, pictures: Sequence[Prepared]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Boxes [b, n, 4] and scores [b, n, c] of every cell, from the module."""
     answers = model.answers([torch.from_numpy(one) for one in model.features(pictures)], model.points)
-    return answers.xyxy.numpy(), answers.scores.amax(dim=-1).numpy()
+    return answers.xyxy.numpy(), answers.scores.numpy()
 
 
 def _optimizer(model: Detector, options: HeadOptions) -> torch.optim.AdamW:
