@@ -150,6 +150,7 @@ class Chooser:
             device=device_for(self._settings.device),
             seed=run.options.seed,
             options=dict(run.options.trainer_options),
+            cache=self._settings.home / "cache" / "training",
         )
 
 
