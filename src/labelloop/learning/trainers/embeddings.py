@@ -100,10 +100,8 @@ def embed(
     kept, look = Embeddings(request.cache, digest=kind.digest), _Look(request, kind)
     names = [item.sha256 or _sha256(request.data, item) for item in items]
     known = [kept.find(name) for name in names]
-    computed, views = (
-        0,
-        [(at, turned) for turned in (0, 1)[: 1 + (mirror_until is not None)] for at in range(len(items))],
-    )
+    sides = (0,) if mirror_until is None else (0, 1)
+    views, computed = [(at, turned) for turned in sides for at in range(len(items))], 0
     for number, (at, turned) in enumerate(views):
         if len(known[at]) <= turned:
             if turned and mirror_until is not None and time.monotonic() > mirror_until:
