@@ -476,8 +476,8 @@ class Retrain:
         return version.id if version is not None else ""
 
     def _has_data(self) -> bool:
-        """Whether the folder here holds the data set that the row speaks of. Asked at every look at a training, so a
-        manifest is read once: a second of the interpreter's lock for 30,000 pictures."""
+        """Whether the folder here holds the data set that the row speaks of. Asked at every look at a training, twice
+        a second, so a manifest is read once: for 200 pictures with 2,800 boxes that takes 33 ms, in which others wait."""
         try:
             found = (self._data / MANIFEST).stat()
         except FileNotFoundError:
