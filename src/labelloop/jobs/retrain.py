@@ -476,8 +476,9 @@ class Retrain:
         return version.id if version is not None else ""
 
     def _has_data(self) -> bool:
-        """Whether the folder here holds the data set that the row speaks of. Asked at every look at a training, twice
-        a second, so a manifest is read once: for 200 pictures with 2,800 boxes that takes 33 ms, in which others wait."""
+        """Whether the folder here holds the data set that the row speaks of. This is asked twice a second of a
+        training, so a manifest is read once: of 200 pictures with 2,800 boxes that takes 33 ms, in which others wait.
+        """
         try:
             found = (self._data / MANIFEST).stat()
         except FileNotFoundError:
