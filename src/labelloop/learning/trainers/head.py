@@ -69,7 +69,9 @@ def fine_tune(request: TrainRequest, report: Report, *, part: str, options: Head
     export.write_back(model.graph, learned.weights)
     path = request.out / MODEL
     export.save(model.graph, path, labels=request.labels)
-    apart = export.parity(path, model.card, witnesses, *learn.best_answers(model, witnesses))
+    apart = export.parity(
+        path, model.card, witnesses, *learn.best_answers(model, witnesses), ranked=model.family.ranked
+    )
     metrics = {
         "steps": float(learned.steps),
         "loss": learned.loss,
@@ -90,7 +92,7 @@ def refusal(request: TrainRequest) -> str | None:
         return "There is no model to start from: use the trainer scratch."
     if missing := not_installed("torch"):
         return missing
-    from labelloop.learning.trainers.families import FAMILIES, why_not
+    from labelloop.learning.trainers.recipes import FAMILIES, why_not
 
     card = request.base_card
     if card is not None and card.engine != "detect":

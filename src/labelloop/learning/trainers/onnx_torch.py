@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labelloop.core.errors import ModelError
+from labelloop.learning.trainers import onnx_decoder  # noqa: F401  (its operators are added to the table)
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, attributes
 from labelloop.learning.trainers.onnx_ops import OPERATORS, Operator
 
@@ -101,19 +102,29 @@ class Agreement(NamedTuple):
 
 
 def check(
-    module: OnnxModule, part: onnx.ModelProto, samples: Mapping[str, NDArray[np.float32]], *, tolerance: float = 1e-4
+    module: OnnxModule,
+    part: onnx.ModelProto,
+    samples: Mapping[str, NDArray[np.float32]],
+    *,
+    tolerance: float = 1e-4,
+    rank: str = "",
 ) -> Agreement:
     """Run `samples` (input name -> array) through the module and through ONNX Runtime and compare every output.
 
-    Raises ModelError when they differ by more than `tolerance`, relative to the largest magnitude of that output.
+    `rank` names an output [b, q] of integers by which the others, [b, q, …], are put into order before: which of two
+    that are nearly the same comes first is up to rounding. Raises ModelError when they differ by more than `tolerance`,
+    relative to the largest magnitude of that output.
     """
     session = open_session(part)
     wanted = session.run(list(module.outputs), dict(samples))
     with torch.no_grad():
         got = module(*[torch.from_numpy(samples[name]) for name in module.inputs])
+    computed = [one.cpu().numpy() for one in got]
+    if rank:
+        computed, wanted = (_ordered(some, module.outputs.index(rank)) for some in (computed, wanted))
     found = [
-        Agreement(_difference(ours.cpu().numpy(), theirs), name)
-        for name, ours, theirs in zip(module.outputs, got, wanted, strict=True)
+        Agreement(_difference(ours, theirs), name)
+        for name, ours, theirs in zip(module.outputs, computed, wanted, strict=True)
     ]
     worst = max(found, key=lambda one: one.difference if np.isfinite(one.difference) else np.inf)
     if not worst.difference <= tolerance:
@@ -136,6 +147,11 @@ def open_session(model: onnx.ModelProto, *, threads: int = 1) -> ort.InferenceSe
         raise ModelError(f"ONNX Runtime cannot run a part of this model: {error}") from error
 
 
+def _ordered(values: Sequence[NDArray[Any]], rank: int) -> list[NDArray[Any]]:
+    order = values[rank].argsort(axis=1)
+    return [np.take_along_axis(one, order.reshape(*order.shape, *[1] * (one.ndim - 2)), axis=1) for one in values]
+
+
 def _difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
     if ours.shape != theirs.shape:
         return np.inf
@@ -148,6 +164,10 @@ def _is_weight(graph: OnnxGraph, node: onnx.NodeProto, index: int) -> bool:
         return False
     if value.size > 1 and np.array_equal(value.reshape(-1), np.arange(value.size)):
         return False  # the mean of a distribution over 0, 1, 2 …, written as a convolution
+    if node.op_type == "MatMul" and value.ndim == 1:
+        return False  # the same over other values: a row of weights for one output is a matrix of one column
+    if node.op_type == "Mul" and np.isin(value, (0, 1)).all():
+        return False  # a mask: which cells may be chosen
     # Add and Mul: a bias or a scale per channel is learned; a single number or a whole grid of anchors is not
     per_channel = value.size == max(value.shape, default=0) and value.size > 1 and value.ndim in (1, 3, 4)
     return node.op_type not in ("Add", "Mul") or per_channel
