@@ -98,6 +98,13 @@ def test_devices_of_openmmlab(
     assert lacking in told or said == "auto"
 
 
+@pytest.mark.parametrize("said", ["0", "-3", "many", "2.5"])
+def test_a_batch_that_is_no_number_of_pictures_is_refused(backend: ModuleType, said: str) -> None:
+    assert sys.modules["labelloop_openmmlab"].batch_of("12") == 12
+    with pytest.raises(ValueError, match=rf"batch_size={said}: give a number of pictures"):
+        backend.batch_of(said)
+
+
 def test_a_gpu_that_is_not_there_is_told(backend: ModuleType) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():

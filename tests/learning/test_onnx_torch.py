@@ -195,7 +195,7 @@ def test_what_cannot_be_converted_is_refused_by_name(case: Case, what: str) -> N
 
 
 def test_a_difference_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OPERATORS, "Relu", lambda _: lambda x: torch.relu(x) + 0.001)
+    monkeypatch.setitem(OPERATORS, "Relu", lambda _: lambda x: torch.relu(x) + 0.01)
     graph = build(Case("Relu"))
     with pytest.raises(ModelError, match="does not compute the same"):
         check(OnnxModule(graph, inputs=["x"], outputs=["y0"]), graph.model, {"x": values(*SHAPE)})

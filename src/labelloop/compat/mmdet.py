@@ -41,7 +41,7 @@ class Detector:
         from labelloop_openmmlab import infer
 
         bgr = [numpy.ascontiguousarray(picture[:, :, ::-1]) for picture in pictures]
-        return [self._found(sample.pred_instances) for sample in infer(self._model, bgr)]
+        return [self._found(sample.pred_instances) for sample in infer(self._model, bgr, len(bgr))]
 
     def _found(self, found: Any) -> dict[str, Any]:
         from labelloop_masks import parts_of

@@ -12,7 +12,7 @@ import threading
 from label_studio_ml.model import LabelStudioMLBase
 from labelloop_brush import mask2rle
 from labelloop_label_config import LabelInterface, label_map
-from labelloop_openmmlab import classes_of, device_of, infer, load_model, outlines_of, read_task
+from labelloop_openmmlab import BATCH, batch_of, classes_of, device_of, infer, load_model, outlines_of, read_task
 
 ONE_AT_A_TIME = threading.Lock()
 
@@ -27,6 +27,7 @@ class MMDetection(LabelStudioMLBase):
         score_threshold=0.3,
         device="cpu",
         trust=False,
+        batch_size=BATCH,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -34,6 +35,7 @@ class MMDetection(LabelStudioMLBase):
             raise ValueError("give both: --with config_file=CONFIG.py checkpoint_file=WEIGHTS.pth")
         self.image_dir = image_dir
         self.score_threshold = float(score_threshold)
+        self.batch_size = batch_of(batch_size)
         self.model, config, meta = load_model(str(config_file), str(checkpoint_file), device_of(device), bool(trust))
         self.classes = classes_of(meta, config)
         self.controls = self._controls(labels_file)
@@ -60,7 +62,8 @@ class MMDetection(LabelStudioMLBase):
         shown = self.controls[0][1]
         pictures = [read_task(self, task, shown.value_name) for task in tasks]
         with ONE_AT_A_TIME:
-            return [{"result": self._draw(*pair)} for pair in zip(infer(self.model, pictures), pictures)]
+            answers = infer(self.model, pictures, self.batch_size)
+            return [{"result": self._draw(*pair)} for pair in zip(answers, pictures)]
 
     def _draw(self, answer, picture):
         found = answer.pred_instances

@@ -12,7 +12,7 @@ import uuid
 
 from label_studio_ml.model import LabelStudioMLBase
 from labelloop_label_config import LabelInterface, label_map
-from labelloop_openmmlab import device_of, infer, load_model, read_task
+from labelloop_openmmlab import BATCH, batch_of, device_of, infer, load_model, read_task
 
 ONE_AT_A_TIME = threading.Lock()
 PLACES = ("RectangleLabels", "PolygonLabels", "Rectangle", "Polygon")
@@ -32,6 +32,7 @@ class MMOCR(LabelStudioMLBase):
         score_threshold=0.3,
         device="cpu",
         trust=False,
+        batch_size=BATCH,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -39,6 +40,7 @@ class MMOCR(LabelStudioMLBase):
             raise ValueError("give all four: --with det_config=… det_ckpt=… recog_config=… recog_ckpt=…")
         self.image_dir = image_dir
         self.score_threshold = float(score_threshold)
+        self.batch_size = batch_of(batch_size)
         device = device_of(device)
         self.detector = load_model(str(det_config), str(det_ckpt), device, bool(trust))[0]
         self.recogniser = load_model(str(recog_config), str(recog_ckpt), device, bool(trust))[0]
@@ -63,7 +65,8 @@ class MMOCR(LabelStudioMLBase):
         picture_tag = next(tag for tag in self.place.objects if tag.tag == "Image")
         pictures = [read_task(self, task, picture_tag.value_name) for task in tasks]
         with ONE_AT_A_TIME:
-            lines = [self._lines(*pair) for pair in zip(infer(self.detector, pictures), pictures)]
+            answers = infer(self.detector, pictures, self.batch_size)
+            lines = [self._lines(*pair) for pair in zip(answers, pictures)]
             crops = [crop(picture, quad) for quads, picture in zip(lines, pictures) for quad, _ in quads]
             read = iter(self._words(crops))
         predictions = []
@@ -90,10 +93,8 @@ class MMOCR(LabelStudioMLBase):
         for number, picture in enumerate(crops):
             by_shape.setdefault(picture.shape, []).append(number)
         for numbers in by_shape.values():
-            for start in range(0, len(numbers), CROPS):
-                some = numbers[start : start + CROPS]
-                for number, answer in zip(some, infer(self.recogniser, [crops[number] for number in some])):
-                    read[number] = said(answer)
+            for number, answer in zip(numbers, infer(self.recogniser, [crops[number] for number in numbers], CROPS)):
+                read[number] = said(answer)
         return read
 
     def _draw(self, to_name, shape, quad, score, text, confidence):

@@ -21,9 +21,9 @@ KEPT: list[Any] = []
 LOADED: dict[tuple[str, str, str], tuple[Any, Any, Any]] = {}
 LOADING = threading.Lock()
 
-LARGEST_BATCH = 8
-"""Pictures that a network is given at a time: at 640 pixels each takes some hundred MB, and a hundred masks of one with
-two million pixels 200 MB."""
+BATCH = 8
+"""Pictures that a network is given at a time unless told: at 640 pixels each takes some hundred MB, and a hundred masks
+of one with two million pixels 200 MB."""
 
 
 def read_config(path: Any) -> Any:
@@ -155,10 +155,10 @@ def pipeline_of(config: Any) -> list[dict[str, Any]]:
     ]
 
 
-def infer(model: Any, pictures: Any) -> Iterator[Any]:
-    """What the network says about each picture: data samples on the CPU, `LARGEST_BATCH` pictures in one batch."""
-    for first in range(0, len(pictures), LARGEST_BATCH):
-        yield from _infer(model, pictures[first : first + LARGEST_BATCH])
+def infer(model: Any, pictures: Any, batch: int = BATCH) -> Iterator[Any]:
+    """What the network says about each picture: data samples on the CPU, `batch` pictures at a time."""
+    for first in range(0, len(pictures), batch):
+        yield from _infer(model, pictures[first : first + batch])
 
 
 def _infer(model: Any, pictures: Any) -> list[Any]:
@@ -183,6 +183,17 @@ def outlines_of(mask: Any) -> list[list[list[int]]]:
 
     outlines = [part[0] for part in parts_of(mask)]
     return [points for points in outlines if cv2.contourArea(numpy.array(points, numpy.int32)) >= 4]
+
+
+def batch_of(text: Any) -> int:
+    """The pictures of a batch that a person asks for. Raises ValueError."""
+    try:
+        batch = int(text)
+    except ValueError:
+        batch = 0
+    if batch < 1:
+        raise ValueError(f"batch_size={text}: give a number of pictures, 1 or more")
+    return batch
 
 
 def device_of(text: Any) -> str:
