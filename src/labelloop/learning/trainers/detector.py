@@ -113,7 +113,9 @@ def _taken_apart(
         layers=layers,
         cut=place,
         frozen=open_session(graph.subgraph([image], place.values)) if place else None,
-        module=OnnxModule(graph, inputs=place.values if place else [image], outputs=layers.values),
+        module=OnnxModule(
+            graph, inputs=place.values if place else [image], outputs=layers.values, apart=layers.apart
+        ),
         points=points_of(family, card.input.size_wh),
         normaliser=Normaliser(card.input, dtype="float32"),
     )

@@ -52,7 +52,8 @@ class DetrRaw:
         _unstack(graph, ends.logits)
         layer = _linear(graph, ends.logits, len(card.labels))
         chosen, more = _choice(graph, ends.logits)
-        return LastLayers((layer,), (Rows(ends.boxes, 0, 4, ()),), (), chosen, more)
+        apart = graph.descendants([chosen]) & graph.ancestors(more[1:]) if more else set()
+        return LastLayers((layer,), (Rows(ends.boxes, 0, 4, ()),), (), chosen, more, frozenset(apart))
 
     def ends(self, graph: OnnxGraph) -> Ends:
         logits, boxes = (next((n for n in names if n in graph.outputs), "") for names in (LOGITS, BOXES))

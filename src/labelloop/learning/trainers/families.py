@@ -33,6 +33,7 @@ class LastLayers(NamedTuple):
     objectness: tuple[Rows, ...]
     chosen: str = ""
     more: tuple[str, ...] = ()
+    apart: frozenset[str] = frozenset()
 
     @property
     def values(self) -> tuple[str, ...]:

