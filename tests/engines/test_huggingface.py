@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("transformers", reason="needs the extra labelloop[train]")
 pytest.importorskip("torch", reason="needs the extra labelloop[train]")
@@ -117,15 +118,59 @@ def test_named_entities_are_places_in_the_text(tmp_path: Path) -> None:
 
 
 def test_words_to_look_for_stand_in_the_card(tmp_path: Path) -> None:
+    """All in one pass, each place called by its best word; the pipeline has a pass, and a row, for each of them."""
+    import transformers
+
     folder = tiny.words_detector(tmp_path / "words")
     with pytest.raises(ModelError, match="whatever it is told to look for"):
         opened(folder)
-    engine = opened(folder, labels=("helmet", "vest"), score_threshold=0.001)
-    assert engine.classes == ("helmet", "vest")
+    labels = ("helmet", "vest", "a ladder that somebody has left in the way of everybody")
+    engine = opened(folder, labels=labels, score_threshold=0.001)
+    assert engine.classes == labels
     found = ask(engine, noise())
     assert found
-    assert {region.label for region in found} <= {"helmet", "vest"}
     assert all(0 <= side <= 120 for region in found for side in region.shape.xyxy)
+    pipeline = transformers.pipeline("zero-shot-object-detection", model=str(folder), device="cpu")
+    image = Image.fromarray(noise().rgb)
+    by_hand = [row for word in labels[:2] for row in pipeline(image, candidate_labels=[word], threshold=0.0005)]
+    for region in found:
+        rows = [row for row in by_hand if row["label"] == region.label and close(row["box"], region.shape.xyxy)]
+        assert rows or region.label == labels[2], "the third is longer than the network's memory, and cut"
+        assert not rows or min(abs(row["score"] - region.score) for row in rows) < 1e-3
+
+
+def close(box: dict[str, int], xyxy: tuple[float, ...]) -> bool:
+    """Whether a box of the pipeline, whole pixels that may lie outside, is this one."""
+    sides = np.clip([box["xmin"], box["ymin"], box["xmax"], box["ymax"]], 0, (120, 80, 120, 80))
+    return bool(np.abs(sides - xyxy).max() <= 1)
+
+
+@pytest.mark.parametrize("most", [256, 6], ids=["in one text", "in a text each"])
+def test_phrases_are_scored_by_the_mean_of_their_tokens(tmp_path: Path, most: int) -> None:
+    """Three tokens and a full stop each, of which a network with six has room for one phrase beside [CLS] and [SEP]."""
+    import torch
+    import transformers
+
+    words = ("helmet", "red", "safety", "vest", "on")
+    folder = tiny.phrase_detector(tmp_path / "phrases", words=words, most=most)
+    labels = ("Red safety. Vest", "vest on helmet", ".")
+    found = ask(opened(folder, labels=labels, score_threshold=0.0), noise())
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(folder).eval()
+    both = ("red safety vest. vest on helmet. .", {labels[0]: [1, 2, 3], labels[1]: [5, 6, 7]})
+    apart = [("red safety vest.", {labels[0]: [1, 2, 3]}), ("vest on helmet.", {labels[1]: [1, 2, 3]})]
+    expected: dict[str, list[float]] = {label: [] for label in labels}
+    for text, places in [both] if most == 256 else apart:
+        with torch.inference_mode():
+            inputs = processor(images=Image.fromarray(noise().rgb), text=text, return_tensors="pt")
+            tokens = model(**inputs).logits[0].sigmoid()
+        for label, numbers in places.items():
+            expected[label] += tokens[:, numbers].mean(-1).tolist()
+    assert {region.label for region in found} <= set(labels[:2]), "a full stop is no word"
+    assert len({region.label for region in found}) == 2 or most == 256, "each text has boxes of its own"
+    assert found
+    for region in found:
+        assert min(abs(one - region.score) for one in expected[region.label]) < 1e-5
 
 
 def test_a_folder_becomes_a_version_like_the_others(tmp_path: Path) -> None:

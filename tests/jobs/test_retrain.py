@@ -183,7 +183,7 @@ def test_the_first_model_of_a_project_begins_from_nothing(bench: Bench) -> None:
 
 @pytest.mark.slow
 def test_the_second_model_begins_where_the_first_ended(bench: Bench) -> None:
-    """The real trainers: `head` and `full` do not know the family of what `scratch` has made, and `scratch` does."""
+    """The real trainers: `head` and `full` do not take what `scratch` has made, and `scratch` does."""
     pytest.importorskip("torch", reason="needs the extra train")
     options = LoopOptions(promotion="always", budget_s=60, trainer_options={"side": 64, "max_steps": 2})
     bench.start()

@@ -35,7 +35,9 @@ def file(shared: Path) -> Path:
     return shared / "data/models/deimv2_atto_320.onnx"
 
 
-def request(folder: Path, base: Path, *, labels: tuple[str, ...] = LABELS, old: Any = COCO, **more: Any) -> TrainRequest:
+def request(
+    folder: Path, base: Path, *, labels: tuple[str, ...] = LABELS, old: Any = COCO, **more: Any
+) -> TrainRequest:
     out = folder / "out"
     out.mkdir(exist_ok=True)
     data = folder / "data"

@@ -39,8 +39,9 @@ from labelloop.learning.trainers.onnx_graph import read_graph
 from labelloop.serving.models import add_model, open_registry
 from reference.belt import LABELS, write_squares
 from reference.tiny_networks import SIDE, tiny_nanodet, tiny_v8, tiny_yolox
+from reference.tiny_rtmdet import tiny_rtmdet
 
-TINY = {"yolox": tiny_yolox, "nanodet": tiny_nanodet, "ultralytics-v8": tiny_v8}
+TINY = {"yolox": tiny_yolox, "nanodet": tiny_nanodet, "ultralytics-v8": tiny_v8, "mmdeploy": tiny_rtmdet}
 QUICK = {"max_steps": 12, "batch": 4}
 
 

@@ -149,7 +149,17 @@ def test_an_operator_is_what_onnx_runtime_makes_of_it(case: Case) -> None:
 
 
 def test_every_operator_has_a_case() -> None:
-    elsewhere = {"Gemm", "Silu", "Dropout", "Shape", "TopK", "ConstantOfShape", "Range", "Where", *LOGIC}  # tested below
+    elsewhere = {
+        "Gemm",
+        "Silu",
+        "Dropout",
+        "Shape",
+        "TopK",
+        "ConstantOfShape",
+        "Range",
+        "Where",
+        *LOGIC,
+    }  # tested below
     assert set(OPERATORS) - {case.kind for case in CASES} == elsewhere
 
 

@@ -190,3 +190,43 @@ def words_detector(folder: Path) -> Path:
     )
     transformers.OwlViTProcessor(image_processor=pictures, tokenizer=tokenizer).save_pretrained(folder)
     return folder
+
+
+BERT = 1013
+"""Grounding DINO knows [CLS], [SEP] and the full stop by their numbers in BERT's vocabulary: 101, 102 and 1012."""
+
+
+def phrase_detector(folder: Path, *, words: tuple[str, ...], most: int = 256) -> Path:
+    """Grounding DINO with random weights and a tokenizer that knows `words`."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    torch.manual_seed(0)
+    vocabulary = {f"[unused{number}]": number for number in range(BERT)}
+    numbers = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, ".": 1012}
+    numbers |= {word: 200 + number for number, word in enumerate(words)}
+    vocabulary = {name: number for name, number in vocabulary.items() if number not in numbers.values()} | numbers
+    inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.post_processor = processors.BertProcessing(("[SEP]", 102), ("[CLS]", 101))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+    text = transformers.BertConfig(
+        vocab_size=BERT, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=256,
+    )  # fmt: skip
+    swin = transformers.SwinConfig(
+        image_size=128, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], window_size=4,
+        out_features=["stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    config = transformers.GroundingDinoConfig(
+        backbone_config=swin, text_config=text, d_model=32, num_queries=12, encoder_layers=1, decoder_layers=2,
+        encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=2, decoder_attention_heads=2, max_text_len=most,
+    )  # fmt: skip
+    model = transformers.GroundingDinoForObjectDetection(config).eval()
+    model.save_pretrained(folder)
+    pictures = transformers.GroundingDinoImageProcessorPil(size={"height": 128, "width": 128})
+    transformers.GroundingDinoProcessor(image_processor=pictures, tokenizer=tokenizer).save_pretrained(folder)
+    return folder

@@ -24,6 +24,7 @@ from labelloop.core.extras import not_installed
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Box, Region, Size, Span, Whole
 from labelloop.engines.base import EngineOptions, Wants
+from labelloop.engines.huggingface_words import words_finder
 from labelloop.engines.model_folder import read_config, unpacked
 
 if TYPE_CHECKING:
@@ -121,8 +122,7 @@ def _load(folder: Path, kind: str, device: str, card: ModelCard) -> Any:
     if kind == "ObjectDetection":
         return _detector(folder, device, card.labels)
     if kind == "words":
-        words = transformers.pipeline("zero-shot-object-detection", model=str(folder), **told)
-        return lambda image, floor, _most: words(image, candidate_labels=list(card.labels), threshold=floor)
+        return words_finder(folder, device, card.labels)
     if kind == "TokenClassification":
         reads = transformers.pipeline(PIPELINES[kind], model=str(folder), aggregation_strategy="simple", **told)
         return lambda text, _floor, _most: reads(text) if text.strip() else []
@@ -155,8 +155,7 @@ def _boxes(found: Sequence[Mapping[str, Any]], scale: tuple[float, float], size:
     """Boxes of a picture that was maybe reduced, in pixels of its original, best first."""
     regions = []
     for one in sorted(found, key=lambda row: -row["score"]):
-        sides = one["xyxy"] if "xyxy" in one else [one["box"][name] for name in ("xmin", "ymin", "xmax", "ymax")]
-        xyxy = np.asarray(sides, np.float64) * (*scale, *scale)
+        xyxy = np.asarray(one["xyxy"], np.float64) * (*scale, *scale)
         xyxy = np.clip(xyxy, 0, (*size, *size))
         if np.isfinite(xyxy).all() and xyxy[0] < xyxy[2] and xyxy[1] < xyxy[3]:
             left, top, right, bottom = xyxy.tolist()

@@ -133,7 +133,7 @@ def _follow(graph: OnnxGraph, node: onnx.NodeProto, spans: dict[str, Span], *, c
     elif span is None:
         if spans.keys() & set(node.input):
             raise _lost(node)
-    elif node.op_type in SAME_PLACE:
+    elif node.op_type in SAME_PLACE or _is_factor(graph, node, span.axis):
         spans[node.output[0]] = span
     elif node.op_type == "Transpose":
         spans[node.output[0]] = span._replace(axis=attributes(node)["perm"].index(span.axis))
@@ -145,6 +145,11 @@ def _follow(graph: OnnxGraph, node: onnx.NodeProto, spans: dict[str, Span], *, c
         _follow_slice(graph, node, spans, change=change)
     else:
         raise _lost(node)
+
+
+def _is_factor(graph: OnnxGraph, node: onnx.NodeProto, axis: int) -> bool:
+    """Every class is multiplied with the same number, an objectness."""
+    return node.op_type == "Mul" and graph.shapes[node.input[1]][axis : axis + 1] == (1,)
 
 
 def _follow_concat(graph: OnnxGraph, node: onnx.NodeProto, spans: dict[str, Span]) -> None:

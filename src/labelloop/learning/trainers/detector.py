@@ -22,11 +22,14 @@ from labelloop.learning.trainers.base import TrainerRefused, TrainRequest
 from labelloop.learning.trainers.class_layer import Rows
 from labelloop.learning.trainers.cut import Cut, find_cut, find_head
 from labelloop.learning.trainers.families import Answers, Family, LastLayers, Points, points_of
+from labelloop.learning.trainers.known_shapes import settle_shapes
 from labelloop.learning.trainers.losses import detection_loss
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
 from labelloop.learning.trainers.onnx_torch import Agreement, OnnxModule, check, open_session
 from labelloop.learning.trainers.recipes import FAMILIES, located, why_not
+from labelloop.learning.trainers.rtmdet import points_in_cells
 from labelloop.learning.trainers.set_loss import set_loss
+from labelloop.learning.trainers.suppression import Suppression, take_off
 
 FRESH_LOGIT = 0.0
 """Where there is an objectness, the score of a class not yet learned starts at half of it, for all classes alike."""
@@ -34,7 +37,8 @@ FRESH_LOGIT = 0.0
 
 class Detector(NamedTuple):
     """`graph` is the whole model with the new class layer, `image` its input for pictures. `frozen` makes `module`'s
-    inputs from a picture; None when the module starts from the picture itself."""
+    inputs from a picture; None when the module starts from the picture itself. `suppression` is what the graph ended in
+    and has to end in again."""
 
     graph: OnnxGraph
     image: str
@@ -46,6 +50,7 @@ class Detector(NamedTuple):
     module: OnnxModule
     points: Points
     normaliser: Normaliser
+    suppression: Suppression | None
 
     def pixels(self, pictures: Sequence[Prepared]) -> NDArray[np.float32]:
         """The network's input [b, 3, h, w]."""
@@ -98,12 +103,18 @@ def _taken_apart(
 ) -> Detector:
     assert card.input.size_wh is not None
     graph = read_graph(path, size_wh=card.input.size_wh)
+    points = points_of(family, card.input.size_wh)
+    suppression = take_off(graph, cells=len(points.cells))
     free_batch(graph)
+    image = next(name for name in graph.inputs if len(graph.shapes[name]) == 4)
+    if not family.strides:
+        settle_shapes(graph, image=image)  # a decoder reckons with shapes all the way
     layers = located(family, graph, card)
     _give_classes(graph, family, layers, card.labels, labels)
     trained_card = msgspec.structs.replace(card, labels=labels, sha256="")
     layers = located(family, graph, trained_card)
-    image = next(name for name in graph.inputs if len(graph.shapes[name]) == 4)
+    if suppression is not None:
+        points = points._replace(centres=points_in_cells(graph, points.cells, points.strides))
     place = _cut(graph, layers, image=image, family=card.family or "", part=part, names=tuple(cut))
     return Detector(
         graph=graph,
@@ -113,11 +124,10 @@ def _taken_apart(
         layers=layers,
         cut=place,
         frozen=open_session(graph.subgraph([image], place.values)) if place else None,
-        module=OnnxModule(
-            graph, inputs=place.values if place else [image], outputs=layers.values, apart=layers.apart
-        ),
-        points=points_of(family, card.input.size_wh),
+        module=OnnxModule(graph, inputs=place.values if place else [image], outputs=layers.values, apart=layers.apart),
+        points=points,
         normaliser=Normaliser(card.input, dtype="float32"),
+        suppression=suppression,
     )
 
 

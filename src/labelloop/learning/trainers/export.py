@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from labelloop.core.cards import ModelCard
-from labelloop.engines.detect.head import Found, Head
+from labelloop.core.geometry import iou
+from labelloop.engines.detect.head import Found
 from labelloop.engines.detect.prepare import Normaliser, Prepared
 from labelloop.engines.detect.recognise import recognise
 from labelloop.engines.onnx import OnnxModel
 from labelloop.learning.trainers.base import TrainerFailed, replace_file
 from labelloop.learning.trainers.onnx_graph import OnnxGraph
+from labelloop.learning.trainers.suppression import Suppression, put_on
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +27,10 @@ MOST_PIXELS_APART = 2e-3
 MOST_SCORE_APART = 1e-4
 COMPARED = 300
 """Boxes compared per picture: as many as the engine returns at most."""
+IOU_ROUNDING = 1e-3
+"""Around the threshold of the suppression: which of two boxes is left out there hangs on the last digit."""
+FAR = 1e9
+Floats = NDArray[np.float32]
 
 
 class Parity(NamedTuple):
@@ -40,8 +46,11 @@ def write_back(graph: OnnxGraph, weights: Mapping[str, nn.Parameter]) -> None:
         graph.set_constant(name, value.detach().cpu().float().numpy())
 
 
-def save(graph: OnnxGraph, path: Path, *, labels: Sequence[str]) -> None:
-    """Check and write the model file, in one step. Class names go where the file already keeps them."""
+def save(graph: OnnxGraph, path: Path, *, labels: Sequence[str], suppression: Suppression | None = None) -> None:
+    """Check and write the model file, in one step. Class names go where the file already keeps them; a suppression
+    that was taken off is put on again."""
+    if suppression is not None:
+        put_on(graph, suppression)
     for one in graph.model.metadata_props:
         if one.key == "names":
             one.value = str(dict(enumerate(labels)))
@@ -53,14 +62,15 @@ def parity(
     path: Path,
     card: ModelCard,
     pictures: Sequence[Prepared],
-    xyxy: NDArray[np.float32],
-    scores: NDArray[np.float32],
+    xyxy: Floats,
+    scores: Floats,
     *,
-    ranked: bool,
+    suppression: Suppression | None = None,
+    ranked: bool = False,
 ) -> Parity:
-    """Serve `pictures` with the file, one by one and all together, decode as the engine does, and compare the best
-    boxes with the module's `xyxy` [b, n, 4] and class `scores` [b, n, c]. `ranked`: the file gives the best of its
-    n * c scores, not a row for each box.
+    """Serve `pictures` with the file, one by one and all together, decode as the engine does, and compare with the
+    module's `xyxy` [b, n, 4] and `scores` [b, n, c]: the best cells, or what a `suppression` in the file
+    leaves of them, or where it is `ranked` the best of the n * c scores.
 
     Raises TrainerFailed when they are further apart than 0.002 pixels or 0.0001.
     """
@@ -68,18 +78,21 @@ def parity(
     head, complete = recognise(model.signature, card)
     normaliser = Normaliser(complete.input, dtype="float32")
     name = model.signature.inputs[0].name
-    together, *alone = (
-        model.run({name: normaliser.tensor(some, size=len(some))} | _extra(head, len(some)))
-        for some in (pictures, *([one] for one in pictures))
-    )
-    compare = _apart_by_rank if ranked else _apart_by_place
+
+    def served(some: Sequence[Prepared]) -> list[Found]:
+        extra = {name: np.stack([row] * len(some)) for name, row in head.extra.items()}
+        return list(head.decode(model.run({name: normaliser.tensor(some, size=len(some))} | extra), floor=-1.0))
+
     limits = np.array((complete.input.size_wh or (0, 0)) * 2, np.float32)
     worst = Parity(0.0, 0.0)
-    for outputs in (together, [np.concatenate(parts) for parts in zip(*alone, strict=True)]):
-        for found, boxes, sure in zip(head.decode(outputs, floor=-1.0), xyxy, scores, strict=True):
-            # as served: what sticks out of the picture, however far, is cut off
-            served, meant = (np.clip(some, 0, limits) for some in (found.xyxy, boxes))
-            apart = compare(found._replace(xyxy=served), meant, sure)
+    for answers in (served(pictures), [found for one in pictures for found in served([one])]):
+        for found, boxes, of_classes in zip(answers, xyxy, scores, strict=True):
+            if suppression is not None:
+                apart = _rows_apart(found, boxes, of_classes, limits, suppression)
+            elif ranked:
+                apart = _ranks_apart(found, boxes, of_classes, limits)
+            else:
+                apart = _cells_apart(found, boxes, of_classes.max(axis=1), limits)
             worst = Parity(max(worst.pixels, apart.pixels), max(worst.score, apart.score))
     if not (worst.pixels <= MOST_PIXELS_APART and worst.score <= MOST_SCORE_APART):
         raise TrainerFailed(
@@ -90,27 +103,57 @@ def parity(
     return worst
 
 
-def _apart_by_place(found: Found, xyxy: NDArray[np.float32], scores: NDArray[np.float32]) -> Parity:
-    best = scores.max(axis=1)
-    chosen = np.argsort(-best)[:COMPARED]
-    pixels = float(np.abs(found.xyxy[chosen] - xyxy[chosen]).max(initial=0))
-    return Parity(pixels, float(np.abs(found.scores[chosen] - best[chosen]).max(initial=0)))
+def _cells_apart(found: Found, boxes: Floats, scores: Floats, limits: Floats) -> Parity:
+    """Cell by cell: `boxes` [n, 4] and the best of their `scores` [n]."""
+    chosen = np.argsort(-scores)[:COMPARED]
+    # as served: what sticks out of the picture, however far, is cut off
+    served, meant = (np.clip(some[chosen], 0, limits) for some in (found.xyxy, boxes))
+    pixels = float(np.abs(served - meant).max(initial=0))
+    return Parity(pixels, float(np.abs(found.scores[chosen] - scores[chosen]).max(initial=0)))
 
 
-def _apart_by_rank(found: Found, xyxy: NDArray[np.float32], scores: NDArray[np.float32]) -> Parity:
+def _rows_apart(found: Found, boxes: Floats, scores: Floats, limits: Floats, suppression: Suppression) -> Parity:
+    """Every row against the cell that it comes from, among `boxes` [n, 4] and `scores` [n, c]; and the score of a cell
+    that should have become a row."""
+    real = found.scores > 0
+    rows = Found(found.xyxy[real], found.scores[real], found.classes[real])
+    pixels = np.abs(np.clip(boxes, 0, limits) - np.clip(rows.xyxy, 0, limits)[:, None]).max(axis=2)
+    by_score = np.abs(scores[:, rows.classes].T - rows.scores[:, None])
+    cell = (pixels / MOST_PIXELS_APART + by_score / MOST_SCORE_APART).argmin(axis=1)[:, None]
+    farthest, worst = (float(np.take_along_axis(some, cell, axis=1).max(initial=0)) for some in (pixels, by_score))
+    return Parity(farthest, max(worst, _missing(rows, boxes, scores, suppression)))
+
+
+def _ranks_apart(found: Found, boxes: Floats, scores: Floats, limits: Floats) -> Parity:
     """Scores that are nearly the same may come in another order, and the last of them may be others: each that is
     served has its own partner among those that are meant, of the same class, all together as near as can be."""
     from scipy.optimize import linear_sum_assignment
 
-    places = np.argsort(-scores, axis=None)[: 2 * len(found.scores)]
-    queries, classes = np.divmod(places, scores.shape[1])
-    pixels = np.abs(found.xyxy[:, None] - xyxy[queries]).max(axis=2)
-    apart = np.abs(found.scores[:, None] - scores.reshape(-1)[places])
-    other_class = found.classes[:, None] != classes
-    rows, columns = linear_sum_assignment(pixels / MOST_PIXELS_APART + apart / MOST_SCORE_APART + 1e9 * other_class)
-    pixels[other_class], apart[other_class] = np.inf, np.inf
-    return Parity(float(pixels[rows, columns].max(initial=0)), float(apart[rows, columns].max(initial=0)))
+    queries, classes = np.unravel_index(np.argsort(-scores, axis=None)[: 2 * len(found.scores)], scores.shape)
+    pixels = np.abs(np.clip(boxes, 0, limits)[queries] - np.clip(found.xyxy, 0, limits)[:, None]).max(axis=2)
+    by_score = np.abs(scores[queries, classes] - found.scores[:, None])
+    other = found.classes[:, None] != classes
+    row, column = linear_sum_assignment(pixels / MOST_PIXELS_APART + by_score / MOST_SCORE_APART + FAR * other)
+    missing = float("inf") if other[row, column].any() else 0.0
+    return Parity(float(pixels[row, column].max(initial=missing)), float(by_score[row, column].max(initial=missing)))
 
 
-def _extra(head: Head, count: int) -> dict[str, NDArray[Any]]:
-    return {name: np.stack([row] * count) for name, row in head.extra.items()}
+def _missing(rows: Found, boxes: Floats, scores: Floats, suppression: Suppression) -> float:
+    """The highest score, of the best cells, that is in no row without a reason: a better box of its class over it, a
+    class or an answer that is full, a score below the file's threshold."""
+    cells, classes = np.unravel_index(np.argsort(-scores, axis=None)[:COMPARED], scores.shape)
+    best = scores[cells, classes]
+    corners, theirs = (_upright(some.astype(np.float64)) for some in (boxes[cells], rows.xyxy))
+    over = iou(corners, theirs) > suppression.most_iou - IOU_ROUNDING
+    itself = np.abs(corners[:, None] - theirs).max(axis=2, initial=0) <= MOST_PIXELS_APART
+    better = (rows.classes == classes[:, None]) & (rows.scores >= best[:, None] - MOST_SCORE_APART)
+    full = np.bincount(rows.classes, minlength=scores.shape[1])[classes] >= suppression.most_of_class
+    lowest = rows.scores.min() if len(rows.scores) == suppression.most else 0.0
+    wanted = best > max(suppression.least_score, lowest) + MOST_SCORE_APART
+    return float(best[wanted & ~full & ~((over | itself) & better).any(axis=1)].max(initial=0))
+
+
+def _upright(xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The operator takes any two corners."""
+    first, last = xyxy[:, :2], xyxy[:, 2:]
+    return np.concatenate([np.minimum(first, last), np.maximum(first, last)], axis=1)

@@ -16,6 +16,7 @@ from labelloop.core.cards import ModelCard
 from labelloop.engines.detect.head import Floats, grid
 from labelloop.learning.trainers.class_layer import Rows, Span, layers_of, replace_classes
 from labelloop.learning.trainers.onnx_graph import OnnxGraph
+from labelloop.learning.trainers.rtmdet import last_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -176,6 +177,20 @@ class UltralyticsV8(Grid):
 
         halves = raw[..., 2:] / 2
         return torch.cat([raw[..., :2] - halves, raw[..., :2] + halves], dim=-1)
+
+
+class MMDeploy(Grid):
+    """`dets` and `labels` behind a suppression, which is taken off: boxes [b, 4, n] and scores [b, n, c] are what is in
+    front of it (`trainers/suppression`). The file decodes its boxes itself."""
+
+    names: ClassVar[tuple[str, ...]] = ("mmdeploy",)
+    strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
+
+    def locate(self, graph: OnnxGraph, card: ModelCard) -> LastLayers:
+        return LastLayers(*last_layers(graph, classes=len(card.labels)))
+
+    def boxes(self, raw: Tensor, points: Points) -> Tensor:  # noqa: ARG002
+        return raw
 
 
 def points_of(family: Family, size_wh: tuple[int, int]) -> Points:

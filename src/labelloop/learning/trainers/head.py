@@ -67,10 +67,11 @@ def fine_tune(request: TrainRequest, report: Report, *, part: str, options: Head
     clock.limit(math.ceil(options.epochs * len(samples) / options.batch))
     learned = learn.learn(model, cache, request=request, options=options, clock=clock, report=report)
     export.write_back(model.graph, learned.weights)
+    answers = learn.all_answers(model, witnesses)
     path = request.out / MODEL
-    export.save(model.graph, path, labels=request.labels)
+    export.save(model.graph, path, labels=request.labels, suppression=model.suppression)
     apart = export.parity(
-        path, model.card, witnesses, *learn.best_answers(model, witnesses), ranked=model.family.ranked
+        path, model.card, witnesses, *answers, suppression=model.suppression, ranked=model.family.ranked
     )
     metrics = {
         "steps": float(learned.steps),
@@ -87,15 +88,23 @@ def fine_tune(request: TrainRequest, report: Report, *, part: str, options: Head
 
 
 def refusal(request: TrainRequest) -> str | None:
-    """Why neither `head` nor `full` can train this; looks at the card only."""
+    """Why neither `head` nor `full` can train this, by the card and by the operators of the file. Raises ModelError for
+    a file that cannot be read."""
     if request.base is None:
         return "There is no model to start from: use the trainer scratch."
     if missing := not_installed("torch"):
         return missing
     from labelloop.learning.trainers.recipes import FAMILIES, why_not
+    from labelloop.learning.trainers.suppression import is_missing
 
     card = request.base_card
     if card is not None and card.engine != "detect":
         return f"It trains detectors in ONNX files, and {card.name} is of the engine {card.engine}."
     family = card.family if card else None
-    return None if family is None or family in FAMILIES else why_not(card)
+    if family is not None and family not in FAMILIES:
+        return why_not(card)
+    if family == "mmdeploy" and is_missing(request.base):
+        return (
+            "There is no suppression in this file, so it is not one of MMDeploy's. What scratch made, scratch trains."
+        )
+    return None

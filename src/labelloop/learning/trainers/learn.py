@@ -196,7 +196,7 @@ class _Run:
 
 
 @torch.no_grad()
-def best_answers(model: Detector, pictures: Sequence[Prepared]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def all_answers(model: Detector, pictures: Sequence[Prepared]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Boxes [b, n, 4] and scores [b, n, c] of every cell or query, from the module."""
     answers = model.answers([torch.from_numpy(one) for one in model.features(pictures)], model.points)
     return answers.xyxy.numpy(), answers.scores.numpy()

@@ -96,7 +96,7 @@ class OnnxGraph:
             if one.name == name:
                 del self._graph.initializer[index]
                 break
-        self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self._graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         self.constants[name] = value
 
     def own_constant(self, node: onnx.NodeProto, index: int, value: Array) -> None:
@@ -152,13 +152,16 @@ def free_batch(graph: OnnxGraph) -> None:
 
 
 def prune(graph: OnnxGraph) -> None:
-    """Take out the nodes and weights that no output needs."""
-    needed = graph.ancestors(graph.outputs)
+    """Take out the nodes and weights that no output needs, and index what is left."""
     inside = graph.model.graph
-    nodes = [node for node in graph.nodes if needed.intersection(node.output)]
+    needed, nodes = set(graph.outputs), list[onnx.NodeProto]()
+    for node in reversed(inside.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
     weights = [one for one in inside.initializer if one.name in needed]
     del inside.node[:], inside.initializer[:], inside.value_info[:]
-    inside.node.extend(nodes)
+    inside.node.extend(reversed(nodes))
     inside.initializer.extend(weights)
     graph.reindex()
 

@@ -64,8 +64,8 @@ class OnnxModule(nn.Module):
     def __init__(
         self, graph: OnnxGraph, *, inputs: Sequence[str], outputs: Sequence[str], apart: Collection[str] = ()
     ) -> None:
-        """`apart` are values that learn from outputs and from each other only: no gradient comes back to them from other
-        values. Raises ModelError that names the operator which cannot be converted."""
+        """`apart` are values that learn from outputs and from each other only: no gradient comes back to them from
+        other values. Raises ModelError that names the operator which cannot be converted."""
         super().__init__()
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         nodes = graph.between(inputs, outputs)

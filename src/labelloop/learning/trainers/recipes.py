@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
 from labelloop.learning.trainers.detr import Detr, DetrRaw
-from labelloop.learning.trainers.families import Family, LastLayers, NanoDet, UltralyticsV8, Yolox
+from labelloop.learning.trainers.families import Family, LastLayers, MMDeploy, NanoDet, UltralyticsV8, Yolox
 from labelloop.learning.trainers.onnx_graph import OnnxGraph
 
 FAMILIES: dict[str, Family] = {
-    name: family for family in (Yolox(), NanoDet(), UltralyticsV8(), Detr(), DetrRaw()) for name in family.names
+    name: family
+    for family in (Yolox(), NanoDet(), UltralyticsV8(), MMDeploy(), Detr(), DetrRaw())
+    for name in family.names
 }
 ELSEWHERE: Mapping[str, str] = {
     "detr-softmax": "Its folder of transformers can be trained: labelloop models add FOLDER",
-    "mmdeploy": "Models of MMDetection are trained from config and checkpoint: labelloop models add --engine mmdet",
 }
 """What a family without a recipe is trained from."""
 

@@ -90,8 +90,8 @@ def matchability(logits: Tensor, quality: Tensor) -> Tensor:
     """Cross entropy between sigmoid(logits) and quality^1.5, any shape; `quality` is the IoU where an object is meant,
     and negative where none is: there the target is 0, weighted by score^1.5 (DEIM, https://arxiv.org/abs/2412.04234).
 
-    A varifocal loss weighs an object by its IoU instead, and so forgets what is badly boxed: bccd, DEIMv2-atto, 200 steps
-    of 4 pictures, AP50 / AP .655 / .403 where this gives .719 / .431."""
+    A varifocal loss weighs an object by its IoU instead, and so forgets what is badly boxed: bccd, DEIMv2-atto, 200
+    steps of 4 pictures, AP50 / AP .655 / .403 where this gives .719 / .431."""
     meant = quality >= 0
     weights = torch.where(meant, 1.0, logits.detach().sigmoid() ** MATCHABILITY)
     wanted = quality.clamp(min=0) ** MATCHABILITY

@@ -1,0 +1,86 @@
+"""What a graph reckons from the sizes of its maps, reckoned once: Shape, Gather, Range and the like become constants.
+
+Exporters that leave height and width free write the grid of cells and the shape of every Reshape as arithmetic. The
+size of the pictures is known here, so only the batch is left to vary. ONNX Runtime does the arithmetic for two batches:
+what is the same for both does not depend on the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx
+
+from labelloop.core.errors import ModelError
+from labelloop.learning.trainers.onnx_graph import Array, OnnxGraph, prune
+
+MEASURING = ("Shape", "Size")
+BATCHES = (2, 3)
+
+
+def settle_shapes(graph: OnnxGraph, *, image: str, until: Iterable[str] = ()) -> None:
+    """Replace what depends on sizes only by constants; the shape of a Reshape keeps a free batch as -1, "what is left".
+
+    What is computed from the values `until` is left alone: how many boxes were found is a size too. Raises ModelError
+    for a graph that ONNX Runtime cannot run.
+    """
+    settled = _settled(graph, graph.descendants(until))
+    rest = [node for node in graph.nodes if not settled.issuperset(node.output)]
+    wanted = sorted({name for node in rest for name in node.input if name in settled})
+    if not wanted:
+        return
+    runs = _reckoned(graph, image, wanted)
+    free = []
+    for name, *values in zip(wanted, *runs, strict=True):
+        if np.array_equal(*values):
+            graph.set_constant(f"{name}_settled", values[0])
+            for node in rest:
+                node.input[:] = [f"{name}_settled" if one == name else one for one in node.input]
+        else:
+            free.append(name)
+    _free_first(graph, image, [node for name in free for node in graph.consumers[name] if node.op_type == "Reshape"])
+    prune(graph)
+
+
+def _settled(graph: OnnxGraph, behind: set[str]) -> set[str]:
+    """Values that the content of a picture does not touch, constants apart."""
+    settled: set[str] = set()
+    for node in graph.nodes:
+        if behind.intersection((*node.input, *node.output)):
+            continue
+        known = all(name in settled or name in graph.constants for name in node.input if name)
+        if node.op_type in MEASURING or (known and node.input):
+            settled.update(node.output)
+    return settled
+
+
+def _reckoned(graph: OnnxGraph, image: str, wanted: Sequence[str]) -> list[list[Array]]:
+    """The values for each of the BATCHES, or twice for the one batch that the file is fixed to."""
+    from labelloop.learning.trainers.onnx_torch import open_session  # here: families are looked up without torch
+
+    part = graph.subgraph([image], wanted)
+    del part.graph.output[:]
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)  # the type is ONNX Runtime's to say
+    session, (fixed, *sizes) = open_session(part), graph.shapes[image]
+    runs = []
+    for batch in BATCHES if fixed is None else (fixed, fixed):
+        picture = np.zeros([batch, *(size or 1 for size in sizes)], np.float32)
+        try:
+            runs.append([np.asarray(value) for value in session.run(list(wanted), {image: picture})])
+        except Exception as error:  # ONNX Runtime's exception classes share no public base
+            raise ModelError(
+                f"This file does not answer {batch} pictures of {sizes[2]} x {sizes[1]}: {error}",
+                hint="Export it again with a batch of one, or train it with another trainer (command, openmmlab).",
+            ) from error
+    return runs
+
+
+def _free_first(graph: OnnxGraph, image: str, reshapes: Sequence[onnx.NodeProto]) -> None:
+    """Where only the first number of what a Reshape makes hangs on the batch, write -1 for it, "what is left"."""
+    if not reshapes:
+        return
+    runs = _reckoned(graph, image, [node.output[0] for node in reshapes])
+    for node, first, last in zip(reshapes, *runs, strict=True):
+        if first.shape[1:] == last.shape[1:] and first.size:
+            graph.own_constant(node, 1, np.array([-1, *first.shape[1:]], np.int64))
