@@ -23,7 +23,7 @@ from labelloop.core.errors import ModelError
 from labelloop.engines.detect.detr import BOXES, LOGITS
 from labelloop.engines.detect.head import Floats
 from labelloop.learning.trainers.class_layer import Rows
-from labelloop.learning.trainers.families import Answers, LastLayers, Points
+from labelloop.learning.trainers.families import Answers, LastLayers, Points, Told
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, attributes, prune
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class DetrRaw:
 
     names: ClassVar[tuple[str, ...]] = ("detr-raw",)
     strides: ClassVar[tuple[int, ...]] = ()
-    ranked: ClassVar[bool] = False
+    told: ClassVar[Told] = "queries"
 
     def locate(self, graph: OnnxGraph, card: ModelCard) -> LastLayers:
         ends = self.ends(graph)
@@ -90,7 +90,7 @@ class Detr(DetrRaw):
     """With the postprocessor, whose boxes are left, top, right, bottom."""
 
     names: ClassVar[tuple[str, ...]] = ("detr",)
-    ranked: ClassVar[bool] = True
+    told: ClassVar[Told] = "ranks"
 
     def ends(self, graph: OnnxGraph) -> Ends:
         top = _made_by(graph, "scores", "TopK")
@@ -165,11 +165,12 @@ def _linear(graph: OnnxGraph, logits: str, classes: int) -> Rows:
 
 
 def _term_of_classes(graph: OnnxGraph, node: onnx.NodeProto, classes: int) -> str:
-    """Which of two terms has a column per class; the other is a bias, or a number per query (how well it is boxed)."""
+    """Which of two terms has a column per class; the other is a bias, or a number per query (how well it is boxed,
+    D-FINE adds it second, and with one class both are alike)."""
     terms = [name for name in node.input if name not in graph.constants]
     if len(terms) > 1:
         terms = [name for name in terms if graph.shapes.get(name, (None,))[-1] == classes]
-    if len(terms) != 1:
+    if not terms or (len(terms) > 1 and classes > 1):
         raise _lost(node)
     return str(terms[0])
 

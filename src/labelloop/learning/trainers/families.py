@@ -8,7 +8,7 @@ the families whose cells answer; those with a decoder are in `detr.py`, and `rec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NANODET_BINS = 8
+
+Told = Literal["cells", "queries", "ranks"]
+"""What a row of the outputs is: a cell, at its place; a query, in the order in which they were chosen; or one of the
+best scores of all queries and classes."""
 
 
 class LastLayers(NamedTuple):
@@ -75,8 +79,7 @@ class Family(Protocol):
     """Families of `engines/detect` that are written like this."""
     strides: ClassVar[tuple[int, ...]]
     """One class layer for each; () where answers do not belong to cells."""
-    ranked: ClassVar[bool]
-    """True where the file gives the best scores of all boxes and classes, not a row for each box."""
+    told: ClassVar[Told]
 
     def locate(self, graph: OnnxGraph, card: ModelCard) -> LastLayers:
         """Raises ModelError when the layers are not where the family has them."""
@@ -92,7 +95,7 @@ class Family(Protocol):
 class Grid:
     """Families whose every cell answers: the columns are maps [b, channels, h, w] of convolutions."""
 
-    ranked: ClassVar[bool] = False
+    told: ClassVar[Told] = "cells"
 
     def boxes(self, raw: Tensor, points: Points) -> Tensor:
         """What the box layers say, [b, n, k], as left, top, right, bottom in pixels [b, n, 4]."""

@@ -70,9 +70,7 @@ def fine_tune(request: TrainRequest, report: Report, *, part: str, options: Head
     answers = learn.all_answers(model, witnesses)
     path = request.out / MODEL
     export.save(model.graph, path, labels=request.labels, suppression=model.suppression)
-    apart = export.parity(
-        path, model.card, witnesses, *answers, suppression=model.suppression, ranked=model.family.ranked
-    )
+    apart = export.parity(path, model.card, witnesses, *answers, suppression=model.suppression, told=model.family.told)
     metrics = {
         "steps": float(learned.steps),
         "loss": learned.loss,
