@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", reason="needs the extra labelloop[train]")
+pytest.importorskip("scipy", reason="needs the extra labelloop[train]")
 
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
@@ -21,10 +21,11 @@ from labelloop.engines.classify import ClassifyEngine
 from labelloop.engines.detect import DetectEngine
 from labelloop.learning.manifest import Item, Manifest, Options, encode
 from labelloop.learning.trainers import process
-from labelloop.learning.trainers.base import TrainRequest
+from labelloop.learning.trainers.base import Trained, TrainRequest
 from labelloop.learning.trainers.classify import ClassifyTrainer
 from reference.shapes import SHAPES, draw
 from reference.tiny_models import Thing, build_v8
+from reference.tiny_networks import tiny_yolox
 
 CPU = EngineOptions(device="cpu")
 
@@ -83,6 +84,53 @@ def test_what_it_has_made_can_be_trained_further(tmp_path: Path) -> None:
     engine = ClassifyEngine(second.model, second.card, CPU)
     assert engine.classes == (*SHAPES, "dark")
     assert best(engine, np.full((64, 64, 3), 25, np.uint8)) == "dark"
+
+
+def news(asked: TrainRequest) -> tuple[Trained, list[str]]:
+    """What was trained, and what it says of pictures that were new to it."""
+    heard: list[str] = []
+    trained = ClassifyTrainer().train(asked, lambda progress: heard.append(progress.message))
+    return trained, [message for message in heard if message.endswith("were new")]
+
+
+@pytest.mark.parametrize("start", ["nothing", "a detector"])
+def test_a_picture_is_looked_at_once_by_all_trainings_together(tmp_path: Path, start: str) -> None:
+    """Also by the model that was made of it: it holds the same features under other names."""
+    base: dict[str, Any] = {}
+    if start == "a detector":
+        file = tiny_yolox(tmp_path / "tiny.onnx")
+        base = {"base": file, "base_card": DetectEngine.describe(file, ModelCard(name="tiny"))}
+    known = {"labels": SHAPES, "cache": tmp_path / "cache"} | base
+    kinds = 2 if base else 1
+    first, said = news(request(tmp_path / "one", shapes(20), **known))
+    assert said == ["40 of 40 views were new"] * kinds
+    again, said = news(request(tmp_path / "two", shapes(20), **known))
+    assert said == ["0 of 40 views were new"] * kinds
+    assert again.model.read_bytes() == first.model.read_bytes()
+    further = known | {"base": first.model, "base_card": first.card}
+    _, said = news(request(tmp_path / "three", shapes(25), **further))
+    assert "10 of 50 views were new" in said, "the features of the first model are those that it was made of"
+
+
+def test_mirror_images_are_added_to_what_is_known(tmp_path: Path) -> None:
+    known: dict[str, Any] = {"labels": SHAPES, "cache": tmp_path / "cache"}
+    _, said = news(request(tmp_path / "one", shapes(20), options={"mirror": False}, **known))
+    assert said == ["20 of 20 views were new"]
+    _, said = news(request(tmp_path / "two", shapes(20), **known))
+    assert said == ["20 of 40 views were new"]
+
+
+def test_a_damaged_cache_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    known: dict[str, Any] = {"labels": SHAPES, "cache": tmp_path / "cache"}
+    news(request(tmp_path / "one", shapes(20), **known))
+    for path in [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]:
+        path.write_bytes(path.read_bytes()[:-3])
+    trained, said = news(request(tmp_path / "two", shapes(20), **known))
+    assert said == ["40 of 40 views were new"]
+    assert trained.metrics["parity_score"] < 1e-4
+    (tmp_path / "file").write_bytes(b"")
+    _, said = news(request(tmp_path / "three", shapes(20), **known | {"cache": tmp_path / "file" / "below"}))
+    assert said == ["40 of 40 views were new"]
 
 
 def test_several_choices_at_a_time(tmp_path: Path) -> None:

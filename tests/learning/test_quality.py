@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from labelloop.core.regions import Box, Interval, Mask, Point, Polygon, Raw, Region, Shape, Whole
+from labelloop.core.regions import Box, Interval, Mask, Point, Polygon, Raw, Region, Shape, Span, Whole
 from labelloop.labelstudio import wire
 from labelloop.labelstudio.config import parse_config
 from labelloop.learning.quality import Counts, Fate, Review, fates, quality
@@ -87,6 +87,16 @@ def track(*keys: tuple[int, float], label: str = "car", frames: int = 60, ends: 
         pytest.param([shaped(Interval(1, 10))], [shaped(Interval(1, 10))], [Fate("accepted", "car", 1.0)], id="stretch"),
         pytest.param([shaped(Interval(1, 10))], [shaped(Interval(6, 20))], [Fate("changed", "car", 0.25)], id="stretch: moved"),
         pytest.param([shaped(Interval(1, 4))], [shaped(Interval(5, 8))], [Fate("changed", "car", 0.0)], id="stretch: elsewhere"),
+        pytest.param([shaped(Span(4, 10), "PER", text="Nadine")], [shaped(Span(4, 10), "PER", text="Nadine")], [Fate("accepted", "PER", 1.0)], id="span"),
+        pytest.param([shaped(Span(4, 10), "PER")], [shaped(Span(4, 10), "PER", text="Nadine")], [Fate("accepted", "PER", 1.0)], id="span: the editor adds its characters"),
+        pytest.param([shaped(Span(4, 10), "PER", text="Nadine")], [shaped(Span(4, 16), "PER", text="Nadine Gordi")], [Fate("changed", "PER", 0.5)], id="span: made longer"),
+        pytest.param([shaped(Span(4, 10), "PER", text="the the")], [shaped(Span(14, 20), "PER", text="the the")], [Fate("changed", "PER", 0.0)], id="span: the same words elsewhere"),
+        pytest.param([shaped(Span(4, 10), "PER")], [shaped(Span(5, 10), "PER")], [Fate("changed", "PER", 5 / 6)], id="span: one character less"),
+        pytest.param([shaped(Span(4, 10), "PER")], [shaped(Span(4, 10), "ORG")], [Fate("changed", "PER", 1.0, True)], id="span: another class"),
+        pytest.param([shaped(Span(4, 10), "PER")], [], [Fate("deleted", "PER")], id="span: deleted"),
+        pytest.param([shaped(Interval(1, 10))], [shaped(Interval(1, 11))], [Fate("changed", "car", 10 / 11)], id="stretch: one frame more"),
+        pytest.param([shaped(Span(1, 10))], [shaped(Box((1, 0, 10, 10)))], [Fate("changed", "car", None)], id="another kind of shape"),
+        pytest.param([shaped(Whole(), text="red")], [shaped(Whole(), text="read")], [Fate("changed", "car", None)], id="a caption that was rewritten"),
         pytest.param([], [], [], id="nothing and left so"),
     ],
 )  # fmt: skip
@@ -105,6 +115,31 @@ def test_without_the_prediction_the_editor_s_notes_count(predicted: tuple[Region
     found = fates(Review(annotated, predicted, origins=origins))
     assert [fate.what for fate in found] == ["accepted", "changed", "added", "added"]
     assert {fate.iou for fate in found} == {None}
+
+
+def test_spans_as_label_studio_writes_them() -> None:
+    config = parse_config(
+        '<View><Labels name="n" toName="t"><Label value="PER"/><Label value="ORG"/></Labels><Text name="t" value="$text"/></View>'
+    )
+
+    def result(name: str, start: int, end: int, text: str, label: str = "PER") -> dict[str, object]:
+        value = {"start": start, "end": end, "text": text, "labels": [label]}
+        return {"id": name, "from_name": "n", "to_name": "t", "type": "labels", "value": value}
+
+    predicted = [
+        result("a", 0, 5, "Nadia"),
+        result("b", 9, 12, "Bob"),
+        result("c", 20, 24, "ACME"),
+        result("d", 30, 33, "day"),
+    ]
+    annotated = [result("a", 0, 5, "Nadia"), result("b", 9, 16, "Bob Dow"), result("c", 20, 24, "ACME", "ORG")]
+    found = fates(
+        Review(tuple(wire.decode_regions(annotated, config)), tuple(wire.decode_regions(predicted, config)), "m@1")
+    )
+    assert [(fate.what, fate.relabelled) for fate in found] == [
+        ("accepted", False), ("changed", False), ("changed", True), ("deleted", False)
+    ]  # fmt: skip
+    assert [fate.iou for fate in found] == [1.0, pytest.approx(3 / 7), 1.0, None]
 
 
 def test_quality_of_two_versions_by_hand() -> None:

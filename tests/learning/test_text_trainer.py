@@ -9,17 +9,18 @@ import msgspec
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", reason="needs the extra labelloop[train]")
+pytest.importorskip("scipy", reason="needs the extra labelloop[train]")
 
 import itertools
 
 from labelloop.core.regions import MediaKey
 from labelloop.engines.base import EngineOptions
 from labelloop.engines.text import TextEngine
+from labelloop.engines.text_file import features
 from labelloop.learning.manifest import Item, Manifest, Options, encode
 from labelloop.learning.trainers import process
-from labelloop.learning.trainers.base import Progress, TrainerRefused, TrainRequest
-from labelloop.learning.trainers.text import TextTrainer
+from labelloop.learning.trainers.base import Progress, TrainerFailed, TrainerRefused, TrainRequest
+from labelloop.learning.trainers.text import TextOptions, TextTrainer, counted
 from reference.tickets import LABELS, tickets
 
 
@@ -37,6 +38,21 @@ def request(folder: Path, items: list[Item], *, several: bool = False, **changes
 
 def engine_of(trained: Any) -> TextEngine:
     return TextEngine(trained.model, trained.card, EngineOptions())
+
+
+@pytest.mark.parametrize("most", [50_000, 100], ids=["all words", "the most frequent ones"])
+def test_the_rows_are_those_of_scikit_learn(most: int) -> None:
+    text = pytest.importorskip("sklearn.feature_extraction.text", reason="needs the extra labelloop[dev]")
+    said = [one.text for one in tickets(40)] + ["?!"]
+    theirs = text.TfidfVectorizer(analyzer=lambda line: list(features(line)), sublinear_tf=True, max_features=most)
+    expected = theirs.fit_transform(said)
+    found = counted([item(n, line) for n, line in enumerate(said)], TextOptions(most_features=most))
+    assert len(found.words) == len(theirs.get_feature_names_out())
+    if most > len(found.words):  # of words that are as frequent as each other either may be kept
+        assert found.words == tuple(theirs.get_feature_names_out())
+        assert found.idf == pytest.approx(theirs.idf_)
+        assert found.rows.toarray() == pytest.approx(expected.toarray())
+    assert not found.rows.toarray()[-1].any(), "a text without a word is a row without a number"
 
 
 def test_forty_tickets_are_enough_for_the_next_hundred(tmp_path: Path) -> None:
@@ -93,6 +109,11 @@ def test_the_same_data_gives_the_same_file(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_learned_is_refused(tmp_path: Path, items: list[Item], says: str) -> None:
     assert says in (TextTrainer().refuses(request(tmp_path, items)) or "")
+
+
+def test_texts_without_a_word_say_so(tmp_path: Path) -> None:
+    with pytest.raises(TrainerFailed, match="no words"):
+        TextTrainer().train(request(tmp_path, [item(1, "?!", "Billing"), item(2, "", "Account")]), lambda _: None)
 
 
 def test_boxes_are_for_others(tmp_path: Path) -> None:

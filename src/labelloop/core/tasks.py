@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from labelloop.core.regions import MediaKey, Region, Size
+
+Learns = Literal["boxes", "masks", "choices"]
+"""What a project teaches a model. Masks: where nothing but a brush draws, so that what knows boxes only could draw
+nothing there."""
 
 
 class MediaRef(msgspec.Struct, frozen=True):

@@ -66,7 +66,8 @@ class Chooser:
             starts += [(name, None) for name in names if name in from_nothing]
         reasons = []
         for name, start in starts:
-            request = self._request(run, name, start if start or name != "classify" else self._any_onnx())
+            begin = start if start or name != "classify" else self._any_onnx()
+            request = self._request(run, name, begin, labels=manifest.labels)
             choice = name, start.id if start else ""
             if choice in self._refused:
                 reasons.append(self._refused[choice])
@@ -97,7 +98,8 @@ class Chooser:
         name, rest_s = FURTHER.get(run.trainer), run.options.budget_s - spent_s
         if name is None or run.options.trainer != "auto" or rest_s < self._least_s():
             return None
-        request = self._told(run, made, budget_s=rest_s, out=self._folder / name)
+        labels = read_folder(self._folder / "data").manifest.labels
+        request = self._told(run, made, labels=labels, budget_s=rest_s, out=self._folder / name)
         request = msgspec.structs.replace(request, options={**GENTLY.get(name, {}), **request.options})
         return None if load_trainer(name).refuses(request) else (name, request)
 
@@ -126,17 +128,18 @@ class Chooser:
         kinds = [[v for v in added if v.card.engine == engine] for engine in ("classify", "detect")]
         return next((max(kind, key=lambda version: version.created_at) for kind in kinds if kind), None)
 
-    def _request(self, run: Run, name: str, start: ModelVersion | None) -> TrainRequest:
+    def _request(self, run: Run, name: str, start: ModelVersion | None, *, labels: tuple[str, ...]) -> TrainRequest:
         budget_s = run.options.budget_s
         if run.options.trainer == "auto" and name in FURTHER and budget_s >= 2 * self._least_s():
             budget_s /= 2
-        return self._told(run, start, budget_s=budget_s, out=self._folder / "out")
+        return self._told(run, start, labels=labels, budget_s=budget_s, out=self._folder / "out")
 
-    def _told(self, run: Run, start: ModelVersion | None, *, budget_s: float, out: Path) -> TrainRequest:
-        data = self._folder / "data"
+    def _told(
+        self, run: Run, start: ModelVersion | None, *, labels: tuple[str, ...], budget_s: float, out: Path
+    ) -> TrainRequest:
         return TrainRequest(
-            data=data,
-            labels=read_folder(data).manifest.labels,
+            data=self._folder / "data",
+            labels=labels,
             out=out,
             budget_s=budget_s,
             base=self._training.registry.path(start) if start else None,
@@ -145,6 +148,7 @@ class Chooser:
             device=device_for(self._settings.device),
             seed=run.options.seed,
             options=dict(run.options.trainer_options),
+            cache=self._settings.home / "cache" / "training",
         )
 
 

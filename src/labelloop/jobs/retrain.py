@@ -24,7 +24,7 @@ from labelloop.core.regions import Prediction
 from labelloop.core.settings import Settings
 from labelloop.core.tasks import Task
 from labelloop.jobs.choose import FURTHER, Chooser
-from labelloop.jobs.folder import Fetch, read_folder, write_folder
+from labelloop.jobs.folder import MANIFEST, Fetch, read_folder, write_folder
 from labelloop.jobs.kinds import Held
 from labelloop.jobs.patience import Interrupted, Patience
 from labelloop.jobs.pull import pull
@@ -94,6 +94,8 @@ class Retrain:
         self._held = held
         self._folder = runs_folder(parts.settings) / job.id
         self._data = self._folder / "data"
+        self._read = (0, 0), ""
+        """Which manifest was read last (its inode and time), and its digest."""
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"train-{job.id}")
         self._closing = Event()
         self._trainer: Future[Trained] | None = None
@@ -474,8 +476,16 @@ class Retrain:
         return version.id if version is not None else ""
 
     def _has_data(self) -> bool:
-        """Whether the folder here holds the data set that the row speaks of."""
-        return self._data.is_dir() and read_folder(self._data).manifest.digest == self._run.manifest
+        """Whether the folder here holds the data set that the row speaks of. Asked at every look at a training, so a
+        manifest is read once: a second of the interpreter's lock for 30,000 pictures."""
+        try:
+            found = (self._data / MANIFEST).stat()
+        except FileNotFoundError:
+            return False
+        mark = found.st_ino, found.st_mtime_ns
+        if self._read[0] != mark:
+            self._read = mark, read_folder(self._data).manifest.digest
+        return self._read[1] == self._run.manifest
 
     def _forget_training(self) -> None:
         for part in self._folder.iterdir():

@@ -6,19 +6,16 @@ Boxes, outlines and masks come first; where there are none, the choices that peo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
 import msgspec
 
 from labelloop.core.errors import LabelConfigError
+from labelloop.core.tasks import Learns
 from labelloop.labelstudio.config import Control, Label, LabelConfig, ObjectTag
 
 _NAMES_ITSELF = ("RectangleLabels", "PolygonLabels", "BrushLabels")
 _BARE = ("Rectangle", "Polygon", "Brush")
 _PAINTS = ("BrushLabels", "Brush")
-
-Learns = Literal["boxes", "masks", "choices"]
-"""Masks: of a project where nothing but a brush draws, so that what knows boxes only could draw nothing there."""
 
 
 class Vocabulary(msgspec.Struct, frozen=True):

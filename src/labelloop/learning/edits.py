@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from labelloop.core.outlines import rings_of
-from labelloop.core.regions import Interval, Raw, Region, Shape, Track
+from labelloop.core.regions import Interval, Raw, Region, Shape, Span, Track
 from labelloop.labelstudio.video import PERCENT, ExportError, decode_track, video_results
 from labelloop.learning.matching import overlaps
 from labelloop.video.lifespans import boxes_by_frame, track_iou
@@ -32,32 +32,44 @@ def with_tracks(regions: Iterable[Region]) -> list[Region]:
 
 
 def iou_of(ours: Region, theirs: Region) -> float | None:
-    """IoU in [0, 1] of the boxes around two regions, of tracks over all frames, of stretches in frames; None where one
-    of them has no area."""
+    """IoU in [0, 1] of the boxes around two regions, of tracks over all frames, of stretches of a film in frames and of
+    a text in characters; None where one of them has no extent."""
     first, second = ours.shape, theirs.shape
     if isinstance(first, Track) and isinstance(second, Track):
         return track_iou(first, second)
-    if isinstance(first, Interval) and isinstance(second, Interval):
-        shared = min(first.last, second.last) - max(first.first, second.first) + 1
-        return max(shared, 0) / (_frames(first) + _frames(second) - max(shared, 0))
+    mine, other = _stretch(first), _stretch(second)
+    if mine and other and type(first) is type(second):
+        return len(range(max(mine.start, other.start), min(mine.stop, other.stop))) / (
+            max(mine.stop, other.stop) - min(mine.start, other.start)
+        )
     return float(overlaps([ours], [theirs])[0, 0]) if _has_area(first) and _has_area(second) else None
 
 
-def _frames(stretch: Interval) -> int:
-    return stretch.last - stretch.first + 1
+def _stretch(shape: Shape) -> range:
+    """The frames or characters that a shape covers; none for a shape that is no stretch."""
+    if isinstance(shape, Interval):
+        return range(shape.first, shape.last + 1)
+    return range(shape.start, shape.end) if isinstance(shape, Span) else range(0)
+
+
+def same_text(ours: Region, theirs: Region) -> bool:
+    """Whether a person left what is written there. What a span says is where it is: not everybody who predicts one
+    repeats its characters, and the editor writes them again."""
+    return isinstance(ours.shape, Span) or ours.text == theirs.text
 
 
 def same_shape(ours: Shape, theirs: Shape) -> bool:
-    """Whether a person left a shape where it was."""
+    """Whether a person left a shape where it was. Frames and characters are whole numbers, which the editor writes as
+    it read them, so what has no place in a picture is the same only where it is equal."""
     if isinstance(ours, Raw) and isinstance(theirs, Raw):
         return bool(ours.result.get("value") == theirs.result.get("value"))
     if isinstance(ours, Track) and isinstance(theirs, Track):
         return _same_track(ours, theirs)
-    if isinstance(ours, Interval):
-        return ours == theirs
     if type(ours) is not type(theirs):
         return False
     first, second = rings_of(ours), rings_of(theirs)
+    if not first or not second:
+        return ours == theirs
     return [len(ring) for ring in first] == [len(ring) for ring in second] and all(
         abs(a - b) <= MOVED_PX
         for ring, other in zip(first, second, strict=True)

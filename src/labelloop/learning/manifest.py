@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from labelloop.core.decoding import convert
 from labelloop.core.outlines import bounding_box
 from labelloop.core.regions import Box, Mask, MediaKey, Polygon, Size
-from labelloop.core.settings import Settings
+from labelloop.core.tasks import Learns
 from labelloop.formats import coco
 from labelloop.formats.coco import DatasetError
-from labelloop.labelstudio.vocabulary import Learns
+
+if TYPE_CHECKING:  # it reads the environment with pydantic: a fifth of a second that a trainer need not pay
+    from labelloop.core.settings import Settings
 
 Side = Literal["train", "val"]
 Reads = Literal["pictures", "texts"]

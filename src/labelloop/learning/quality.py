@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from labelloop.core.regions import Raw, Region
-from labelloop.learning.edits import iou_of, same_shape, with_tracks
+from labelloop.learning.edits import iou_of, same_shape, same_text, with_tracks
 
 What = Literal["accepted", "changed", "deleted", "added"]
 
@@ -173,7 +173,7 @@ def _deleted(regions: Sequence[Region]) -> Fate:
 def _compare(model: Sequence[Region], person: Sequence[Region]) -> Fate:
     relabelled = {region.label for region in model} != {region.label for region in person}
     ours, theirs = model[0], person[0]
-    if not relabelled and ours.text == theirs.text and same_shape(ours.shape, theirs.shape):
+    if not relabelled and same_text(ours, theirs) and same_shape(ours.shape, theirs.shape):
         return Fate("accepted", _label(model), iou=1.0)
     return Fate("changed", _label(model), iou=iou_of(ours, theirs), relabelled=relabelled)
 

@@ -33,7 +33,8 @@ class TrainRequest(msgspec.Struct, frozen=True):
     stored upright; categories are `labels` in order), `images/` and `manifest.json`. `base` is the ONNX file to start
     from, described by `base_card`; both None for a cold start. Everything is written into `out`, the folder of this
     run, which a resumed run is given again. `budget_s` is wall time from the start of the trainer to the finished file.
-    `device` is "cpu", "cuda" or "cuda:N".
+    `device` is "cpu", "cuda" or "cuda:N". `cache` is a folder that runs share and that outlives them, for what can be
+    computed again; it may be emptied at any time.
     """
 
     data: Path
@@ -46,6 +47,7 @@ class TrainRequest(msgspec.Struct, frozen=True):
     device: str = "cpu"
     seed: int = 0
     options: dict[str, Any] = {}
+    cache: Path | None = None
 
     @property
     def checkpoint(self) -> Path:

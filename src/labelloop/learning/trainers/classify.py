@@ -1,15 +1,16 @@
 """The trainer `classify`: what people chose for pictures -> features of an ONNX file and logistic regression.
 
 The features are those of the model that serves the project, or of any the registry has, and stay as they are; ONNX
-Runtime computes them once for each picture and its mirror image. The regression becomes the last layer of one file.
+Runtime computes them once for each picture and its mirror image, and they are kept for the next training. The
+regression becomes the last layer of one file.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -17,7 +18,6 @@ import numpy as np
 from labelloop.core.cards import InputSpec, ModelCard
 from labelloop.core.errors import ModelError
 from labelloop.core.extras import not_installed
-from labelloop.core.pictures import Picture
 from labelloop.engines.base import EngineOptions
 from labelloop.learning.choices import flags_of
 from labelloop.learning.detections import Floats
@@ -33,6 +33,9 @@ from labelloop.learning.trainers.base import (
     replace_file,
 )
 from labelloop.learning.trainers.text import labels_in, metrics_of, nothing_to_tell_apart
+
+if TYPE_CHECKING:
+    from labelloop.learning.trainers.embeddings import Kind
 
 MODEL, FROM_MODEL, PLAIN = "model.onnx", "features of the model.onnx", "colours and edges.onnx"
 SCORES = "probabilities_of_the_labels"
@@ -65,7 +68,7 @@ class ClassifyTrainer:
     name: ClassVar[str] = "classify"
 
     def refuses(self, request: TrainRequest) -> str | None:
-        if missing := not_installed("sklearn"):
+        if missing := not_installed("threadpoolctl"):
             return missing
         manifest = decode((request.data / "manifest.json").read_bytes())
         if (manifest.learns, manifest.reads) != ("choices", "pictures"):
@@ -83,15 +86,16 @@ class ClassifyTrainer:
         manifest = decode((request.data / "manifest.json").read_bytes())
         items = manifest.on("train")
         labels = labels_in(items, request.labels)
-        until = began + LOOKING * request.budget_s if options.mirror else 0.0
-        with threadpool_limits(request.threads):
+        until = began + LOOKING * request.budget_s if options.mirror else None
+        with threadpool_limits(1):  # as for `text`: 0.33 s of processor time for 200 pictures, with two threads 0.58
+            kinds = {kind.digest: kind for kind in (_kind(request, report, name) for name in _names(request, options))}
             tried = [
-                _learn(request, items, labels, options, name, until=until, several=manifest.several, report=report)
-                for name in _kinds(request, options)
+                _learn(request, items, labels, options, kind, until=until, several=manifest.several, report=report)
+                for kind in kinds.values()  # one, where the model has been made of colours and edges
             ]
         best = max(tried, key=lambda one: one.fitted.score or 0.0)  # the first, where they are alike
-        path, card = request.out / MODEL, _card(request, labels, best.spec)
-        replace_file(path, lambda target: _write(request.out / best.file, target, best.layer, labels))
+        path, card = request.out / MODEL, _card(request, labels, best.kind.spec)
+        replace_file(path, lambda target: _write(request.out / best.kind.file, target, best.layer, labels))
         rows = best.rows[:WITNESSES]
         expected = logistic.probabilities(rows, best.layer.weights, best.layer.intercepts, several=manifest.several)
         metrics = metrics_of(best.fitted) | {
@@ -99,9 +103,11 @@ class ClassifyTrainer:
             "features": float(best.rows.shape[1]),
             "seconds": time.monotonic() - began,
         }
-        report(Progress(step=1, steps=1, seconds=metrics["seconds"], metrics=metrics, message=f"{best.file} is best"))
-        for one in tried:
-            (request.out / one.file).unlink()
+        report(
+            Progress(step=1, steps=1, seconds=metrics["seconds"], metrics=metrics, message=f"{best.kind.file} is best")
+        )
+        for name in _names(request, options):
+            (request.out / name).unlink()
         return Trained(path, card, metrics)
 
 
@@ -114,21 +120,38 @@ class _Layer(msgspec.Struct, frozen=True):
 
 
 class _Learned(msgspec.Struct, frozen=True):
-    """What came of one kind of features: `file` computes them for pictures prepared by `spec`; `rows` [n, d] are those
-    of the pictures, in the order of the items and then of their mirror images."""
+    """What came of one kind of features: `rows` [n, d] are those of the pictures, in the order of the items and then of
+    their mirror images."""
 
-    file: str
-    spec: InputSpec
+    kind: Kind
     rows: Floats
     fitted: logistic.Fitted
     layer: _Layer
 
 
-def _kinds(request: TrainRequest, options: ClassifyOptions) -> list[str]:
+def _names(request: TrainRequest, options: ClassifyOptions) -> list[str]:
     """Names of the files of features to try."""
     if request.base is None or options.features == "plain":
         return [PLAIN]
     return [FROM_MODEL] if options.features == "model" else [FROM_MODEL, PLAIN]
+
+
+def _kind(request: TrainRequest, report: Report, name: str) -> Kind:
+    """Write the file `name` that computes features."""
+    import onnx
+
+    from labelloop.learning.trainers import backbone
+    from labelloop.learning.trainers.embeddings import Kind, digest_of
+
+    card = request.base_card
+    if request.base is None or card is None or name == PLAIN:
+        report(Progress(step=0, message=PLAIN_FEATURES + (NO_MODEL if request.base is None else "")))
+        model, spec = backbone.plain(), backbone.PLAIN_INPUT
+    else:
+        model, spec = backbone.features_of(request.base, card), card.input
+        report(Progress(step=0, message=f"features: {card.name} ({card.family or card.engine})"))
+    onnx.save(model, request.out / name)
+    return Kind(name, spec, digest_of(model, spec))
 
 
 def _learn(
@@ -136,14 +159,15 @@ def _learn(
     items: Sequence[Item],
     labels: tuple[str, ...],
     options: ClassifyOptions,
-    name: str,
+    kind: Kind,
     *,
-    until: float,
+    until: float | None,
     several: bool,
     report: Report,
 ) -> _Learned:
-    spec = _write_features(request, report, name)
-    seen = list(_seen(request, items, spec, name, mirror_until=until, report=report))
+    from labelloop.learning.trainers.embeddings import embed
+
+    seen = list(embed(request, items, kind, mirror_until=until, report=report))
     rows = np.stack([row for _, row in seen])
     mean, deviation = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-6)
     fitted = logistic.fit(
@@ -156,59 +180,7 @@ def _learn(
         check=lambda: report(Progress(step=len(seen), steps=len(seen))),
     )
     weights = fitted.weights / deviation
-    return _Learned(name, spec, rows, fitted, _Layer(weights, fitted.intercepts - weights @ mean, several))
-
-
-def _write_features(request: TrainRequest, report: Report, name: str) -> InputSpec:
-    """Write the file `name` that computes features, and say how it wants pictures."""
-    import onnx
-
-    from labelloop.learning.trainers import backbone
-
-    card = request.base_card
-    if request.base is None or card is None or name == PLAIN:
-        report(Progress(step=0, message=PLAIN_FEATURES + (NO_MODEL if request.base is None else "")))
-        onnx.save(backbone.plain(), request.out / name)
-        return backbone.PLAIN_INPUT
-    model = backbone.features_of(request.base, card)
-    report(Progress(step=0, message=f"features: {card.name} ({card.family or card.engine})"))
-    onnx.save(model, request.out / name)
-    return card.input
-
-
-def _seen(
-    request: TrainRequest, items: Sequence[Item], spec: InputSpec, name: str, *, mirror_until: float, report: Report
-) -> Iterator[tuple[int, Floats]]:
-    """Number of the item and features [d] of each picture; then of their mirror images, as many as there is time for
-    until `mirror_until` (on `time.monotonic`)."""
-    from labelloop.engines.classify import prepare_for
-    from labelloop.engines.detect.prepare import Normaliser
-    from labelloop.engines.onnx import OnnxModel
-
-    model = OnnxModel(request.out / name, device=request.device)
-    image = model.signature.inputs[0]
-    normaliser = Normaliser(spec, dtype=image.dtype)
-    views = [(at, turned) for turned in (False, True) for at in range(len(items))]
-    for number, (at, turned) in enumerate(views):
-        if turned and time.monotonic() > mirror_until:
-            return
-        picture = _picture(request.data, items[at])
-        if turned:
-            picture = Picture(np.ascontiguousarray(picture.rgb[:, ::-1]), picture.size)
-        tensor = normaliser.tensor([prepare_for(picture, spec)], size=1)
-        row = np.asarray(model.run({image.name: tensor})[0], np.float64)[0]
-        if not np.isfinite(row).all():
-            raise TrainerFailed(
-                f"The features of {items[at].file_name} are not finite.", hint="Begin from another model."
-            )
-        report(Progress(step=number + 1, steps=len(views)))
-        yield at, row
-
-
-def _picture(data: Path, item: Item) -> Picture:
-    from labelloop.media.image import decode as decode_picture
-
-    return decode_picture((data / "images" / item.file_name).read_bytes(), max_pixels=2**31)
+    return _Learned(kind, rows, fitted, _Layer(weights, fitted.intercepts - weights @ mean, several))
 
 
 def _write(features: Path, target: Path, layer: _Layer, labels: Sequence[str]) -> None:
@@ -257,12 +229,13 @@ def _gap(
 ) -> float:
     """The largest difference between what the file says as it is served and what was trained."""
     from labelloop.engines.classify import ClassifyEngine
+    from labelloop.learning.trainers.embeddings import picture_of
 
     try:
         engine = ClassifyEngine(path, card, EngineOptions(device="cpu"))
     except ModelError as error:
         raise TrainerFailed(f"The file that was written cannot be served: {error.message}", hint=error.hint) from error
-    said = np.concatenate([engine.scores([engine.prepare(_picture(request.data, item))]) for item in items])
+    said = np.concatenate([engine.scores([engine.prepare(picture_of(request.data, item))]) for item in items])
     gap = float(np.abs(said - expected).max())
     if not gap <= LARGEST_GAP:
         raise TrainerFailed(
