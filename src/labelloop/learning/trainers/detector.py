@@ -108,7 +108,7 @@ def _taken_apart(
     free_batch(graph)
     image = next(name for name in graph.inputs if len(graph.shapes[name]) == 4)
     if not family.strides:
-        settle_shapes(graph, image=image)  # a decoder reckons with shapes all the way
+        settle_shapes(graph, image=image, joined=True)  # a decoder reckons with shapes all the way
     layers = located(family, graph, card)
     _give_classes(graph, family, layers, card.labels, labels)
     trained_card = msgspec.structs.replace(card, labels=labels, sha256="")

@@ -41,11 +41,16 @@ class Ends(NamedTuple):
 
 
 class DetrRaw:
-    """Logits and boxes, centre and size, are outputs."""
+    """Logits and boxes, centre and size, are outputs.
+
+    One linear layer tells the classes of all queries apart, and has to learn that from few pairs: DEIMv2-atto on bccd,
+    200 steps of 4 pictures, came to AP50 / AP .718 / .446 at the usual class rate, .743 / .469 at 2.5 times that,
+    .755 / .468 at 5 times."""
 
     names: ClassVar[tuple[str, ...]] = ("detr-raw",)
     strides: ClassVar[tuple[int, ...]] = ()
     told: ClassVar[Told] = "queries"
+    class_pace: ClassVar[float] = 4.0
 
     def locate(self, graph: OnnxGraph, card: ModelCard) -> LastLayers:
         ends = self.ends(graph)

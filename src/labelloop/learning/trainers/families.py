@@ -80,6 +80,8 @@ class Family(Protocol):
     strides: ClassVar[tuple[int, ...]]
     """One class layer for each; () where answers do not belong to cells."""
     told: ClassVar[Told]
+    class_pace: ClassVar[float]
+    """How many times faster its class layer learns than the option `class_rate` says."""
 
     def locate(self, graph: OnnxGraph, card: ModelCard) -> LastLayers:
         """Raises ModelError when the layers are not where the family has them."""
@@ -96,6 +98,7 @@ class Grid:
     """Families whose every cell answers: the columns are maps [b, channels, h, w] of convolutions."""
 
     told: ClassVar[Told] = "cells"
+    class_pace: ClassVar[float] = 1.0
 
     def boxes(self, raw: Tensor, points: Points) -> Tensor:
         """What the box layers say, [b, n, k], as left, top, right, bottom in pixels [b, n, 4]."""

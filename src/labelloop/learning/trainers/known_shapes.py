@@ -19,11 +19,13 @@ MEASURING = ("Shape", "Size")
 BATCHES = (2, 3)
 
 
-def settle_shapes(graph: OnnxGraph, *, image: str, until: Iterable[str] = ()) -> None:
-    """Replace what depends on sizes only by constants; the shape of a Reshape keeps a free batch as -1, "what is left".
+def settle_shapes(graph: OnnxGraph, *, image: str, until: Iterable[str] = (), joined: bool = False) -> None:
+    """Replace what depends on sizes only by constants; the shape of a Reshape keeps a free batch as 0, "as it comes".
 
-    What is computed from the values `until` is left alone: how many boxes were found is a size too. Raises ModelError
-    for a graph that ONNX Runtime cannot run.
+    `joined`: on the way the batch is one axis with others, with queries or heads. Then "as it comes" may be another
+    number, and a free batch is -1, "what is left", or stays to be reckoned where there is a -1 already. What is
+    computed from the values `until` is left alone: how many boxes were found is a size too. Raises ModelError for a
+    graph that ONNX Runtime cannot run.
     """
     settled = _settled(graph, graph.descendants(until))
     rest = [node for node in graph.nodes if not settled.issuperset(node.output)]
@@ -31,15 +33,13 @@ def settle_shapes(graph: OnnxGraph, *, image: str, until: Iterable[str] = ()) ->
     if not wanted:
         return
     runs = _reckoned(graph, image, wanted)
-    free = []
     for name, *values in zip(wanted, *runs, strict=True):
         if np.array_equal(*values):
             graph.set_constant(f"{name}_settled", values[0])
             for node in rest:
                 node.input[:] = [f"{name}_settled" if one == name else one for one in node.input]
         else:
-            free.append(name)
-    _free_first(graph, image, [node for name in free for node in graph.consumers[name] if node.op_type == "Reshape"])
+            _free_first(graph, name, values, joined=joined)
     prune(graph)
 
 
@@ -76,11 +76,11 @@ def _reckoned(graph: OnnxGraph, image: str, wanted: Sequence[str]) -> list[list[
     return runs
 
 
-def _free_first(graph: OnnxGraph, image: str, reshapes: Sequence[onnx.NodeProto]) -> None:
-    """Where only the first number of what a Reshape makes hangs on the batch, write -1 for it, "what is left"."""
-    if not reshapes:
-        return
-    runs = _reckoned(graph, image, [node.output[0] for node in reshapes])
-    for node, first, last in zip(reshapes, *runs, strict=True):
-        if first.shape[1:] == last.shape[1:] and first.size:
-            graph.own_constant(node, 1, np.array([-1, *first.shape[1:]], np.int64))
+def _free_first(graph: OnnxGraph, name: str, values: Sequence[Array], *, joined: bool) -> None:
+    """Where only the first number of the shape `name` is the batch, write 0 or -1 for it in each Reshape."""
+    first, last = values
+    batch_first = first.ndim == 1 and len(first) > 1 and (first[0], last[0]) == BATCHES
+    if batch_first and np.array_equal(first[1:], last[1:]) and not (joined and (first[1:] < 1).any()):
+        for node in graph.consumers[name]:
+            if node.op_type == "Reshape" and node.input[1] == name:
+                graph.own_constant(node, 1, np.concatenate([np.full(1, -1 if joined else 0), first[1:]]))

@@ -206,7 +206,7 @@ def _optimizer(model: Detector, options: HeadOptions) -> torch.optim.AdamW:
     classes = {name for rows in model.layers.classes for name in rows.weights}
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, weight in model.module.weights().items():
-        base = options.class_rate if name in classes else options.rate
+        base = options.class_rate * model.family.class_pace if name in classes else options.rate
         decay = options.weight_decay if weight.ndim > 1 else 0.0
         groups.setdefault((base, decay), []).append(weight)
     return torch.optim.AdamW(
