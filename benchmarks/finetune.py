@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from labelloop.core.cards import ModelCard
+from labelloop.core.cards import InputSpec, ModelCard
 from labelloop.core.pictures import Picture
 from labelloop.core.regions import Box, Size
 from labelloop.engines.base import EngineOptions
@@ -67,6 +67,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--family")
     parser.add_argument("--labels", default="coco", help="class names of the model")
+    parser.add_argument("--side", type=int, help="width and height of the input, for files that leave them free")
     parser.add_argument("--trainer", default="head", choices=["head", "full"])
     parser.add_argument("--budget", type=float, default=60.0, help="seconds")
     parser.add_argument("--max-steps", type=int)
@@ -82,7 +83,8 @@ def run(asked: argparse.Namespace, *, seed: int, folder: Path) -> Result:
     data, labels = subset(asked.data, folder / "data", pictures=asked.pictures, seed=seed)
     options = {name: json.loads(value) for name, _, value in (one.partition("=") for one in asked.option)}
     options |= {"max_steps": asked.max_steps} if asked.max_steps else {}
-    card = ModelCard(name="base", family=asked.family, labels=read_labels(asked.labels))
+    spec = InputSpec(size_wh=(asked.side, asked.side) if asked.side else None)
+    card = ModelCard(name="base", family=asked.family, labels=read_labels(asked.labels), input=spec)
     request = TrainRequest(
         data=data,
         labels=labels,

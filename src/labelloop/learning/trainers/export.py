@@ -19,7 +19,8 @@ from labelloop.engines.onnx import OnnxModel
 from labelloop.learning.trainers.base import TrainerFailed, replace_file
 from labelloop.learning.trainers.families import Told
 from labelloop.learning.trainers.onnx_graph import OnnxGraph
-from labelloop.learning.trainers.suppression import Suppression, put_on
+from labelloop.learning.trainers.suppression import Suppression
+from labelloop.learning.trainers.suppression_tail import put_on
 
 if TYPE_CHECKING:
     from torch import nn
