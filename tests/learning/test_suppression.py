@@ -22,11 +22,13 @@ from labelloop.engines.onnx import OnnxModel
 from labelloop.learning.trainers import export
 from labelloop.learning.trainers.base import TrainRequest
 from labelloop.learning.trainers.class_layer import replace_classes
-from labelloop.learning.trainers.families import FAMILIES, LastLayers, located
+from labelloop.learning.trainers.families import LastLayers
 from labelloop.learning.trainers.head import HeadTrainer
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
 from labelloop.learning.trainers.onnx_torch import open_session
-from labelloop.learning.trainers.suppression import BOXES, SCORES, Suppression, put_on, take_off
+from labelloop.learning.trainers.recipes import FAMILIES, located
+from labelloop.learning.trainers.suppression import BOXES, SCORES, Suppression, take_off
+from labelloop.learning.trainers.suppression_tail import put_on
 from reference.tiny_networks import SIDE, tiny_yolox
 
 torch = pytest.importorskip("torch", reason="needs the extra train")
@@ -89,6 +91,7 @@ def test_off_and_on_again_the_file_answers_as_before(make: Make, tmp_path: Path,
     """One picture at a time, which is all that the original can; and then several as each alone."""
     path, graph, found = opened(make, **more)
     assert found[:4] == pytest.approx((MOST_IOU, LEAST_SCORE, MOST_OF_CLASS, more.get("most", 30)))
+    assert found.most_cells == more.get("first")
     put_on(graph, found)
     export.save(graph, tmp_path / "again.onnx", labels=())
     images = pictures(3)
@@ -138,8 +141,9 @@ def test_new_class_rows_make_new_scores_and_nothing_else(
 def suppressed(xyxy: Array, scores: Array, found: Suppression) -> Array:
     """Boxes with scores [k, 5], best first, by this project's own suppression."""
     rows = []
+    taking_part = np.argsort(-scores.max(axis=1), kind="stable")[: found.most_cells]
     for label in range(scores.shape[1]):
-        able = np.flatnonzero(scores[:, label] > found.least_score)
+        able = taking_part[scores[taking_part, label] > found.least_score]
         kept = able[nms(xyxy[able], scores[able, label], iou_threshold=found.most_iou)][: found.most_of_class]
         rows.append(np.concatenate([xyxy[kept], scores[kept, label][:, None]], axis=1))
     together = np.concatenate(rows)
@@ -235,6 +239,20 @@ def test_a_file_without_a_suppression_is_left_alone(tmp_path: Path) -> None:
     before = graph.model.SerializeToString()
     assert take_off(graph, cells=CELLS) is None
     assert graph.model.SerializeToString() == before
+
+
+def test_a_mask_that_means_something_else_is_not_dropped(make: Make, tmp_path: Path) -> None:
+    """Above the threshold of the suppression it would take boxes away that the new file shows."""
+
+    def higher(graph: onnx.GraphProto) -> None:
+        compared = next(node for node in graph.node if node.op_type in ("Less", "GreaterOrEqual"))
+        number = next(node for node in graph.node if compared.input[1] in node.output)
+        number.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(np.array(0.3, np.float32)))
+
+    graph = changed(make(), tmp_path / "changed.onnx", higher)
+    assert take_off(graph, cells=CELLS) is not None
+    with pytest.raises(ModelError, match="Where"):
+        layers(graph)
 
 
 def test_too_few_names_are_told(make: Make) -> None:

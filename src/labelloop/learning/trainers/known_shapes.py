@@ -19,11 +19,13 @@ MEASURING = ("Shape", "Size")
 BATCHES = (2, 3)
 
 
-def settle_shapes(graph: OnnxGraph, *, image: str, until: Iterable[str] = ()) -> None:
+def settle_shapes(graph: OnnxGraph, *, image: str, until: Iterable[str] = (), joined: bool = False) -> None:
     """Replace what depends on sizes only by constants; the shape of a Reshape keeps a free batch as 0, "as it comes".
 
-    What is computed from the values `until` is left alone: how many boxes were found is a size too. Raises ModelError
-    for a graph that ONNX Runtime cannot run.
+    `joined`: on the way the batch is one axis with others, with queries or heads. Then "as it comes" may be another
+    number, and a free batch is -1, "what is left", or stays to be reckoned where there is a -1 already. What is
+    computed from the values `until` is left alone: how many boxes were found is a size too. Raises ModelError for a
+    graph that ONNX Runtime cannot run.
     """
     settled = _settled(graph, graph.descendants(until))
     rest = [node for node in graph.nodes if not settled.issuperset(node.output)]
@@ -37,7 +39,7 @@ def settle_shapes(graph: OnnxGraph, *, image: str, until: Iterable[str] = ()) ->
             for node in rest:
                 node.input[:] = [f"{name}_settled" if one == name else one for one in node.input]
         else:
-            _free_first(graph, name, values)
+            _free_first(graph, name, values, joined=joined)
     prune(graph)
 
 
@@ -74,11 +76,11 @@ def _reckoned(graph: OnnxGraph, image: str, wanted: Sequence[str]) -> list[list[
     return runs
 
 
-def _free_first(graph: OnnxGraph, name: str, values: Sequence[Array]) -> None:
-    """Where only the first number of the shape `name` is the batch, write 0 for it in each Reshape."""
+def _free_first(graph: OnnxGraph, name: str, values: Sequence[Array], *, joined: bool) -> None:
+    """Where only the first number of the shape `name` is the batch, write 0 or -1 for it in each Reshape."""
     first, last = values
     batch_first = first.ndim == 1 and len(first) > 1 and (first[0], last[0]) == BATCHES
-    if batch_first and np.array_equal(first[1:], last[1:]):
+    if batch_first and np.array_equal(first[1:], last[1:]) and not (joined and (first[1:] < 1).any()):
         for node in graph.consumers[name]:
             if node.op_type == "Reshape" and node.input[1] == name:
-                graph.own_constant(node, 1, np.concatenate([np.zeros(1, np.int64), first[1:]]))
+                graph.own_constant(node, 1, np.concatenate([np.full(1, -1 if joined else 0), first[1:]]))
