@@ -37,7 +37,7 @@ from labelloop.jobs.looks import Looks
 from labelloop.jobs.open import Loop, Opener
 from labelloop.jobs.open_retrain import RetrainOpener
 from labelloop.jobs.resident import Resident
-from labelloop.jobs.retrain import sweep
+from labelloop.jobs.run_folder import sweep
 from labelloop.jobs.training import KIND, Training
 from labelloop.jobs.triggers import Triggers
 from labelloop.jobs.watchers import Watchers

@@ -12,7 +12,7 @@ import cv2
 import httpx
 import pytest
 
-pytest.importorskip("scipy", reason="needs the extra labelloop[train]")
+pytest.importorskip("sklearn", reason="needs the extra labelloop[train]")
 
 from labelloop.app import assemble, create_app, training_of
 from labelloop.connection.connect import connect

@@ -53,7 +53,7 @@ def test_the_formula_by_hand() -> None:
 @pytest.mark.parametrize("several", [False, True], ids=["exclusive", "several"])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_same_probabilities_as_scikit_learn(several: bool, classes: int) -> None:
-    pytest.importorskip("sklearn", reason="needs the extra labelloop[dev]")
+    pytest.importorskip("sklearn", reason="needs the extra labelloop[train]")
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier

@@ -20,7 +20,8 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.errors import JobError
 from labelloop.core.settings import read_settings
 from labelloop.jobs import choose
-from labelloop.jobs.retrain import Retrain, runs_folder, sweep
+from labelloop.jobs.retrain import Retrain
+from labelloop.jobs.run_folder import runs_folder, sweep
 from labelloop.jobs.shown import show_serving
 from labelloop.jobs.training import Training, summary
 from labelloop.labelstudio.brush import encode_rle

@@ -22,7 +22,7 @@ import pytest
 
 from jobs.test_retrain import ENOUGH, TRUTH, Bench, network
 from jobs.test_retrain import bench as bench
-from labelloop.jobs.retrain import runs_folder
+from labelloop.jobs.run_folder import runs_folder
 from labelloop.store.artifacts import hash_file
 from labelloop.store.jobs import Job
 from reference.running_server import Backend

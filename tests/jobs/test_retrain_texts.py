@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytest.importorskip("scipy", reason="needs the extra labelloop[train]")
+pytest.importorskip("sklearn", reason="needs the extra labelloop[train]")
 
 from labelloop.app import assemble, close, training_of
 from labelloop.core.settings import read_settings

@@ -157,7 +157,7 @@ def test_measures_by_hand() -> None:
 
 @pytest.mark.parametrize("several", [False, True])
 def test_the_same_as_scikit_learn(several: bool) -> None:
-    metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra labelloop[dev]")
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra labelloop[train]")
     rng = np.random.default_rng(3)
     if several:
         truth, found = rng.random((2, 200, 3)) < 0.4

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy", reason="needs the extra labelloop[train]")
+pytest.importorskip("sklearn", reason="needs the extra labelloop[train]")
 
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError

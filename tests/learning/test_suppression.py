@@ -22,10 +22,11 @@ from labelloop.engines.onnx import OnnxModel
 from labelloop.learning.trainers import export
 from labelloop.learning.trainers.base import TrainRequest
 from labelloop.learning.trainers.class_layer import replace_classes
-from labelloop.learning.trainers.families import FAMILIES, LastLayers, located
+from labelloop.learning.trainers.families import LastLayers
 from labelloop.learning.trainers.head import HeadTrainer
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
 from labelloop.learning.trainers.onnx_torch import open_session
+from labelloop.learning.trainers.recipes import FAMILIES, located
 from labelloop.learning.trainers.suppression import BOXES, SCORES, Suppression, take_off
 from labelloop.learning.trainers.suppression_tail import put_on
 from reference.tiny_networks import SIDE, tiny_yolox

@@ -9,18 +9,17 @@ import msgspec
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy", reason="needs the extra labelloop[train]")
+pytest.importorskip("sklearn", reason="needs the extra labelloop[train]")
 
 import itertools
 
 from labelloop.core.regions import MediaKey
 from labelloop.engines.base import EngineOptions
 from labelloop.engines.text import TextEngine
-from labelloop.engines.text_file import features
 from labelloop.learning.manifest import Item, Manifest, Options, encode
 from labelloop.learning.trainers import process
 from labelloop.learning.trainers.base import Progress, TrainerFailed, TrainerRefused, TrainRequest
-from labelloop.learning.trainers.text import TextOptions, TextTrainer, counted
+from labelloop.learning.trainers.text import TextTrainer
 from reference.tickets import LABELS, tickets
 
 
@@ -38,21 +37,6 @@ def request(folder: Path, items: list[Item], *, several: bool = False, **changes
 
 def engine_of(trained: Any) -> TextEngine:
     return TextEngine(trained.model, trained.card, EngineOptions())
-
-
-@pytest.mark.parametrize("most", [50_000, 100], ids=["all words", "the most frequent ones"])
-def test_the_rows_are_those_of_scikit_learn(most: int) -> None:
-    text = pytest.importorskip("sklearn.feature_extraction.text", reason="needs the extra labelloop[dev]")
-    said = [one.text for one in tickets(40)] + ["?!"]
-    theirs = text.TfidfVectorizer(analyzer=lambda line: list(features(line)), sublinear_tf=True, max_features=most)
-    expected = theirs.fit_transform(said)
-    found = counted([item(n, line) for n, line in enumerate(said)], TextOptions(most_features=most))
-    assert len(found.words) == len(theirs.get_feature_names_out())
-    if most > len(found.words):  # of words that are as frequent as each other either may be kept
-        assert found.words == tuple(theirs.get_feature_names_out())
-        assert found.idf == pytest.approx(theirs.idf_)
-        assert found.rows.toarray() == pytest.approx(expected.toarray())
-    assert not found.rows.toarray()[-1].any(), "a text without a word is a row without a number"
 
 
 def test_forty_tickets_are_enough_for_the_next_hundred(tmp_path: Path) -> None:
@@ -111,11 +95,6 @@ def test_what_cannot_be_learned_is_refused(tmp_path: Path, items: list[Item], sa
     assert says in (TextTrainer().refuses(request(tmp_path, items)) or "")
 
 
-def test_texts_without_a_word_say_so(tmp_path: Path) -> None:
-    with pytest.raises(TrainerFailed, match="no words"):
-        TextTrainer().train(request(tmp_path, [item(1, "?!", "Billing"), item(2, "", "Account")]), lambda _: None)
-
-
 def test_boxes_are_for_others(tmp_path: Path) -> None:
     asked = request(tmp_path, [item(1, "a", "Billing"), item(2, "b", "Account")])
     manifest = msgspec.json.decode((asked.data / "manifest.json").read_bytes(), type=Manifest)
@@ -130,3 +109,8 @@ def test_it_runs_as_a_child_process_like_the_others(tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     with pytest.raises(TrainerRefused, match="always the same"):
         process.run("text", request(tmp_path / "again", known[:1]))
+
+
+def test_texts_without_a_word_say_so(tmp_path: Path) -> None:
+    with pytest.raises(TrainerFailed, match="no words"):
+        TextTrainer().train(request(tmp_path, [item(1, "?!", "Billing"), item(2, "", "Account")]), lambda _: None)

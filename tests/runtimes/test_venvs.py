@@ -131,6 +131,17 @@ def test_too_small_a_disk_is_told_before_anything_is_made(home: Path, monkeypatc
     assert venvs.look(home, "tiny").state == "missing"
 
 
+@pytest.mark.parametrize("gpu", [True, False], ids=["GPU", "no GPU"])
+def test_cudas_libraries_need_room_where_there_is_a_gpu(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: bool
+) -> None:
+    programs(tmp_path / "bin", monkeypatch, nvidia_smi=LISTS if gpu else "#!/bin/sh\nexit 9\n")
+    spec = tiny("no version", disk_bytes=10**18)._replace(on_gpu=ON_GPU, cuda_disk_bytes=2 * 10**18)
+    monkeypatch.setattr(venvs, "RUNTIMES", {"tiny": spec})
+    with pytest.raises(RuntimeSetupError, match=rf"needs {2 if gpu else 1}000000000\.0 GB"):
+        venvs.create(home, "tiny", progress=lambda _: None)
+
+
 ON_GPU = "import tinything; print('it is for the CPU')"
 
 SETUP = """\

@@ -29,7 +29,7 @@ def print_state(state: LoopState, out: Console, *, works: bool) -> None:
     waits = state.enabled or (state.job is not None and not state.job.ended)
     if waits and not works:
         out.print("Nobody is here to train: run labelloop serve, or labelloop worker.", style="yellow")
-    if waits and (missing := not_installed("torch", "scipy", "faster_coco_eval")):
+    if waits and (missing := not_installed("torch", "sklearn", "faster_coco_eval")):
         out.print(f"If this machine is to train: {missing}", style="yellow", markup=False)
     if state.run is not None:
         print_run(state.run, state.job.error if state.job is not None else "", out)

@@ -24,6 +24,8 @@ TRAINERS: Mapping[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """By what is learned, and from what: the trainers that go on from a model, and those that begin from nothing, each in
 the order in which they are tried."""
+OUT = "out"
+"""The folder that the first trainer of a run writes into; who goes on has one of its name."""
 FURTHER: Mapping[str, str] = {"head": "full"}
 """Who goes on from what another has made, in the time that is left."""
 GENTLY: Mapping[str, Mapping[str, float]] = {"full": {"rate": 3e-5, "class_rate": 1e-4}}
@@ -132,7 +134,7 @@ class Chooser:
         budget_s = run.options.budget_s
         if run.options.trainer == "auto" and name in FURTHER and budget_s >= 2 * self._least_s():
             budget_s /= 2
-        return self._told(run, start, labels=labels, budget_s=budget_s, out=self._folder / "out")
+        return self._told(run, start, labels=labels, budget_s=budget_s, out=self._folder / OUT)
 
     def _told(
         self, run: Run, start: ModelVersion | None, *, labels: tuple[str, ...], budget_s: float, out: Path

@@ -7,13 +7,8 @@ before `promote`, which is one statement: a run that dies anywhere leaves the ol
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from pathlib import Path
-from threading import Event, Lock
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,11 +18,13 @@ from labelloop.core.errors import JobError, LabelloopError
 from labelloop.core.regions import Prediction
 from labelloop.core.settings import Settings
 from labelloop.core.tasks import Task
-from labelloop.jobs.choose import FURTHER, Chooser
-from labelloop.jobs.folder import MANIFEST, Fetch, read_folder, write_folder
+from labelloop.jobs.at_work import AtWork
+from labelloop.jobs.choose import Chooser
+from labelloop.jobs.folder import Fetch, read_folder, write_folder
 from labelloop.jobs.kinds import Held
 from labelloop.jobs.patience import Interrupted, Patience
 from labelloop.jobs.pull import pull
+from labelloop.jobs.run_folder import RunFolder
 from labelloop.jobs.training import COMPARED, Training
 from labelloop.labelstudio.client import Client
 from labelloop.labelstudio.filters import parse_filters
@@ -36,18 +33,8 @@ from labelloop.learning.evaluate import evaluate, held_out
 from labelloop.learning.evaluate_choices import evaluate_choices
 from labelloop.learning.manifest import Manifest, options_of
 from labelloop.learning.promote import Gate, Measured, Verdict, gate_of, judge
-from labelloop.learning.trainers.base import (
-    Progress,
-    Stopped,
-    Trained,
-    TrainerRefused,
-    TrainRequest,
-    decode,
-    encode,
-    replace_file,
-)
-from labelloop.learning.trainers.process import LOG, Limits
-from labelloop.learning.trainers.process import run as run_trainer
+from labelloop.learning.trainers.base import Stopped, Trained, TrainerRefused, TrainRequest
+from labelloop.learning.trainers.process import Limits
 from labelloop.serving.models import add_model
 from labelloop.serving.projects import Lens, View
 from labelloop.store import schema
@@ -92,16 +79,9 @@ class Retrain:
         self._run = run
         self._parts = parts
         self._held = held
-        self._folder = runs_folder(parts.settings) / job.id
-        self._data = self._folder / "data"
-        self._read = (0, 0), ""
-        """Which manifest was read last (its inode and time), and its digest."""
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"train-{job.id}")
-        self._closing = Event()
-        self._trainer: Future[Trained] | None = None
-        self._chooser = Chooser(parts.settings, parts.training, self._folder, held.tell)
-        self._news: list[Progress] = []
-        self._news_lock = Lock()
+        self._folder = RunFolder(parts.settings, job.id)
+        self._trainer = AtWork(job.id)
+        self._chooser = Chooser(parts.settings, parts.training, self._folder.path, held.tell)
         self._stages: Mapping[Stage, Callable[[], Stage]] = {
             "pull": self._pull,
             "train": self._train,
@@ -120,15 +100,14 @@ class Retrain:
             if following != self._run.stage:
                 self._note(stage=following)
         if self._run.stage == "done" and self._run.ended_at is None:
-            self._tidy()  # first: nobody comes back for the files of a run that has ended
+            self._folder.tidy()  # first: nobody comes back for the files of a run that has ended
             self._note(ended_at=schema.now())
         return self._run.stage != "done"
 
     def close(self) -> None:
         """Stop what is at work; a training goes on from its checkpoint when the run does."""
-        self._closing.set()
         self._parts.patience.end()
-        self._threads.shutdown()
+        self._trainer.close()
         self._parts.client.close()
 
     # --- pull -------------------------------------------------------------------------------------------
@@ -146,14 +125,13 @@ class Retrain:
             return self._decline(
                 f"There is nothing to learn from: nobody has {done} a {manifest.reads[:-1]} to train on."
             )
-        shutil.rmtree(self._data, ignore_errors=True)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.make_room()
         limit = self._parts.settings.media_max_pixels
         folder = write_folder(
-            manifest, self._data, self._parts.fetch, max_pixels=limit, progress=lambda *_: self._held.check()
+            manifest, self._folder.data, self._parts.fetch, max_pixels=limit, progress=lambda *_: self._held.check()
         )
         if folder.manifest.digest != self._run.manifest:  # what was made of other annotations is of no use any more
-            self._forget_training()
+            self._folder.forget_training()
         self._note(manifest=folder.manifest.digest, counts=counts_of(folder.manifest))
         for left in folder.manifest.left_out[:10]:
             self._held.tell("info", f"Task {left.task_id} is left out: {left.reason} {left.detail}")
@@ -188,19 +166,17 @@ class Retrain:
     # --- train ------------------------------------------------------------------------------------------
 
     def _train(self) -> Stage:
-        if not self._has_data():  # another machine began, or went on meanwhile
+        if not self._folder.holds(self._run.manifest):  # another machine began, or went on meanwhile
             return "pull"
-        if self._trainer is None:
-            self._trainer = self._start(self._chooser.choose, "trained.json")
+        if self._trainer.idle:
+            self._start(self._chooser.choose, "trained.json")
         try:
             trained = self._result()
         except TrainerRefused as reason:
             self._chooser.pass_over(self._run, reason)
-            self._trainer = None
             return "train"
         if trained is None:
             return "train"
-        self._trainer = None
         candidate = self._add(trained)
         self._held.tell("info", f"{self._run.trainer} has made {candidate.id}.")
         self._note(candidate=candidate.id)
@@ -218,7 +194,7 @@ class Retrain:
     def _further(self) -> Stage:
         """Another trainer goes on from the candidate. Whether that helps is seen on held-out pictures; if it fails, the
         candidate is what there was."""
-        if not self._has_data():
+        if not self._folder.holds(self._run.manifest):
             return "pull"
         first = self._run.counts[FIRST]
         made = self._parts.training.registry.catalogue().find(first["version"])
@@ -231,8 +207,8 @@ class Retrain:
             return found
 
         try:
-            if self._trainer is None:
-                self._trainer = self._start(choose, "further.json", after=first["trainer"])
+            if self._trainer.idle:
+                self._start(choose, "further.json", after=first["trainer"])
             trained = self._result()
         except LabelloopError as error:
             self._held.tell("warning", f"Nothing was made of {made.id}, so it stays as it is: {error}")
@@ -240,7 +216,6 @@ class Retrain:
             return "evaluate"
         if trained is None:
             return "further"
-        self._trainer = None
         candidate = self._register(trained, parent=made)
         self._held.tell("info", f"{self._run.trainer} has made {candidate.id}.")
         self._note(candidate=candidate.id)
@@ -248,37 +223,26 @@ class Retrain:
 
     def _result(self) -> Trained | None:
         """What the trainer has made, None while it is at work. Raises what it raised."""
-        assert self._trainer is not None
-        wait([self._trainer], timeout=LOOK_S)
+        ended = self._trainer.wait(LOOK_S)
         self._draw_curve()
-        if not self._trainer.done():
+        if not ended:
             return None
         try:
             return self._trainer.result()
         except Stopped as stopped:
             raise Interrupted from stopped
 
-    def _start(
-        self, choose: Callable[[Run], tuple[str, TrainRequest]], result: str, *, after: str = ""
-    ) -> Future[Trained]:
+    def _start(self, choose: Callable[[Run], tuple[str, TrainRequest]], result: str, *, after: str = "") -> None:
         """`result` names the file that says that it has ended, `after` who trained before."""
-        done = self._folder / result
-        if done.is_file():  # killed between the end of the training and the row that says so
-            made: Future[Trained] = Future()
-            made.set_result(decode(done.read_bytes(), Trained))
-            return made
+        done = self._folder.path / result
+        if self._trainer.take_up(done):
+            return
         name, request = choose(self._run)
         begins = self._run.candidate if after else self._run.base
         self._held.tell("info", f"{name} trains {request.budget_s:g} s from {begins or 'nothing'}.")
         self._note(trainer=f"{after}, {name}" if after else name)
         limits = Limits(memory_bytes=self._run.options.memory_mb * 10**6)
-
-        def work() -> Trained:
-            trained = run_trainer(name, request, on_event=self._hear, should_stop=self._closing.is_set, limits=limits)
-            replace_file(done, lambda path: _write(path, encode(trained)))
-            return trained
-
-        return self._threads.submit(work)
+        self._trainer.start(name, request, limits=limits, done=done)
 
     def _spent_s(self) -> float:
         return self._run.curve[-1].seconds if self._run.curve else 0.0
@@ -323,14 +287,8 @@ class Retrain:
             options=msgspec.to_builtins(run.options),
         )
 
-    def _hear(self, progress: Progress) -> None:
-        """In the trainer's thread."""
-        with self._news_lock:
-            self._news.append(progress)
-
     def _draw_curve(self) -> None:
-        with self._news_lock:
-            news, self._news = self._news, []
+        news = self._trainer.news()
         if not news:
             return
         before = self._run.counts.get(FIRST) or {"seconds": 0.0, "steps": 0}
@@ -346,7 +304,7 @@ class Retrain:
     # --- evaluate, promote ------------------------------------------------------------------------------
 
     def _evaluate(self) -> Stage:
-        if not self._has_data():
+        if not self._folder.holds(self._run.manifest):
             return "pull"
         training, catalogue = self._parts.training, self._parts.training.registry.catalogue()
         candidate, metrics = self._better_of_two(self._measure(catalogue.find(self._run.candidate)))
@@ -395,10 +353,10 @@ class Retrain:
 
     def _measure(self, version: ModelVersion) -> Measured:
         self._parts.warm(version)
-        manifest, view = read_folder(self._data).manifest, self._view(version)
+        manifest, view = read_folder(self._folder.data).manifest, self._view(version)
         if manifest.learns == "choices":
-            return evaluate_choices(manifest, self._data, view, self._ask)
-        return evaluate(held_out(self._data), view, self._ask)
+            return evaluate_choices(manifest, self._folder.data, view, self._ask)
+        return evaluate(held_out(self._folder.data), view, self._ask)
 
     def _ask(self, tasks: Sequence[Task], view: View) -> Sequence[Prediction]:
         self._held.check()
@@ -430,13 +388,13 @@ class Retrain:
             work = Work(self._job.label_studio, self._job.project_id, version.id, self._view(version).name, options)
             found, _ = jobs.create(work)
             if not found.options.covers(options):  # a person has asked for a part of it: ours begins behind that
-                self._closing.wait(LOOK_S)
+                self._trainer.pause(LOOK_S)
                 return "refresh"
             number = found.id
             self._note(counts={**self._run.counts, "refresh_job": number})
         job = jobs.get(str(number))
         if not job.ended:
-            self._closing.wait(LOOK_S)
+            self._trainer.pause(LOOK_S)
             return "refresh"
         if job.state != "done":
             self._held.tell("warning", f"New predictions: job {job.id} is {job.state}. {job.error}")
@@ -475,25 +433,6 @@ class Retrain:
         version = self._parts.training.live(self._job.project_id)
         return version.id if version is not None else ""
 
-    def _has_data(self) -> bool:
-        """Whether the folder here holds the data set that the row speaks of. Asked at every look at a training, so a
-        manifest is read once: a second of the interpreter's lock for 30,000 pictures."""
-        try:
-            found = (self._data / MANIFEST).stat()
-        except FileNotFoundError:
-            return False
-        mark = found.st_ino, found.st_mtime_ns
-        if self._read[0] != mark:
-            self._read = mark, read_folder(self._data).manifest.digest
-        return self._read[1] == self._run.manifest
-
-    def _forget_training(self) -> None:
-        for part in self._folder.iterdir():
-            if part.is_dir() and part != self._data:
-                shutil.rmtree(part, ignore_errors=True)
-            elif part.suffix == ".json":
-                part.unlink()
-
     def _project(self) -> Project:
         return self._parts.patience(lambda: self._parts.client.project(self._job.project_id))
 
@@ -515,40 +454,6 @@ class Retrain:
             raise JobError(f"The run {self._job.id} is gone from the store.")
         self._run = run
 
-    def _tidy(self) -> None:
-        """The pictures and checkpoints of a run that is done are of no use to anybody; its logs are."""
-        kept = {"out": "log.txt"} | {name: f"{name}.txt" for name in FURTHER.values()}
-        for trainer, name in kept.items():
-            log = self._folder / trainer / LOG
-            if log.is_file():
-                shutil.move(log, self._folder / name)
-        for part in self._folder.iterdir() if self._folder.is_dir() else ():  # halves that a kill left included
-            if part.is_dir():
-                shutil.rmtree(part, ignore_errors=True)
-            elif part.name not in kept.values():
-                part.unlink(missing_ok=True)
-
-
-def runs_folder(settings: Settings) -> Path:
-    """Where runs keep their pictures, checkpoints and logs."""
-    return settings.home / "runs"
-
-
-def sweep(settings: Settings, training: Training, *, kept_s: float = 86_400.0) -> int:
-    """Remove what runs left that nobody will go on with; how many. A failed or cancelled one keeps its checkpoint for a
-    day, because `labelloop jobs resume` goes on from it."""
-    removed = 0
-    for folder in runs_folder(settings).glob("*"):
-        try:
-            job = training.jobs.get(folder.name)
-        except LabelloopError:
-            job = None
-        old = job is not None and job.finished_at is not None and time.time() - job.finished_at.timestamp() > kept_s
-        if job is None or (old and job.state != "done"):
-            shutil.rmtree(folder, ignore_errors=True)
-            removed += 1
-    return removed
-
 
 def counts_of(manifest: Manifest) -> dict[str, Any]:
     """What a data set holds, in numbers."""
@@ -564,7 +469,3 @@ def counts_of(manifest: Manifest) -> dict[str, Any]:
         "left_out": len(manifest.left_out),
     }
     return counts if manifest.reads == "pictures" else {**counts, "reads": manifest.reads}
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

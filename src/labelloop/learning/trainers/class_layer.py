@@ -23,12 +23,14 @@ FAR = 2**31 - 1
 
 
 class Rows(NamedTuple):
-    """Output channels `start` to `stop` of a convolution; `value` is its output, `weights` its initializers."""
+    """Output channels `start` to `stop` of a layer; `value` is its output, `weights` its initializers, `axes` the axis
+    of each along which the channels are (0 of a convolution)."""
 
     value: str
     start: int
     stop: int
     weights: tuple[str, ...]
+    axes: tuple[int, ...] = (0, 0)
 
 
 class Span(NamedTuple):

@@ -68,7 +68,7 @@ class ClassifyTrainer:
     name: ClassVar[str] = "classify"
 
     def refuses(self, request: TrainRequest) -> str | None:
-        if missing := not_installed("threadpoolctl"):
+        if missing := not_installed("sklearn"):
             return missing
         manifest = decode((request.data / "manifest.json").read_bytes())
         if (manifest.learns, manifest.reads) != ("choices", "pictures"):

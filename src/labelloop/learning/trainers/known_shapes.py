@@ -22,10 +22,12 @@ BATCHES = (1, 2, 3)
 """One is among them, because files may ask whether it is one."""
 
 
-def settle_shapes(graph: OnnxGraph, *, image: str) -> None:
+def settle_shapes(graph: OnnxGraph, *, image: str, joined: bool = False) -> None:
     """Replace what depends on sizes only by constants; the shape of a Reshape keeps a free batch as 0, "as it comes".
 
-    Raises ModelError for a graph that ONNX Runtime cannot run.
+    `joined`: on the way the batch is one axis with others, with queries or heads. Then "as it comes" may be another
+    number, and a free batch is -1, "what is left", or stays to be reckoned where there is a -1 already. Raises
+    ModelError for a graph that ONNX Runtime cannot run.
     """
     counting = [name for node in graph.nodes if node.op_type in COUNTING for name in node.output]
     settled = _settled(graph, graph.descendants(counting))
@@ -40,7 +42,7 @@ def settle_shapes(graph: OnnxGraph, *, image: str) -> None:
             for node in rest:
                 node.input[:] = [f"{name}_settled" if one == name else one for one in node.input]
         else:
-            _free_first(graph, name, values)
+            _free_first(graph, name, values, joined=joined)
     prune(graph)
 
 
@@ -78,12 +80,12 @@ def _reckoned(graph: OnnxGraph, image: str, wanted: Sequence[str]) -> list[list[
     return runs
 
 
-def _free_first(graph: OnnxGraph, name: str, values: Sequence[Array]) -> None:
-    """Where only the first number of the shape `name` is the batch, write 0 for it in each Reshape."""
+def _free_first(graph: OnnxGraph, name: str, values: Sequence[Array], *, joined: bool) -> None:
+    """Where only the first number of the shape `name` is the batch, write 0 or -1 for it in each Reshape."""
     shape = values[0]
     if shape.ndim != 1 or len(shape) < 2 or tuple(value[0] for value in values) != BATCHES:
         return
-    if all(np.array_equal(value[1:], shape[1:]) for value in values):
+    if all(np.array_equal(value[1:], shape[1:]) for value in values) and not (joined and (shape[1:] < 1).any()):
         for node in graph.consumers[name]:
             if node.op_type == "Reshape" and node.input[1] == name:
-                graph.own_constant(node, 1, np.concatenate([np.zeros(1, np.int64), shape[1:]]))
+                graph.own_constant(node, 1, np.concatenate([np.full(1, -1 if joined else 0), shape[1:]]))

@@ -1,7 +1,8 @@
-"""Logistic regression over rows of features: what `text` and `classify` have in common."""
+"""Logistic regression over rows of features, by scikit-learn: what `text` and `classify` have in common."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,9 @@ from numpy.typing import NDArray
 
 from labelloop.learning.choices import sampled
 from labelloop.learning.detections import Flags, Floats
-from labelloop.learning.trainers.descent import lowest
 
 NEVER = -30.0
 """An intercept whose probability is 1e-13."""
-MOST_STEPS = 200
 
 
 class Strengths(msgspec.Struct, frozen=True):
@@ -72,70 +71,31 @@ def probabilities(rows: Any, weights: Floats, intercepts: Floats, *, several: bo
 
 
 def _fit(rows: Any, truth: Flags, strength: float, *, several: bool, balanced: bool) -> tuple[Floats, Floats]:
-    """Weights [c, w] and intercepts [c]. A label that is never (or always) true in these rows is not a question."""
-    open_question = truth.any(axis=0) & ~truth.all(axis=0)
+    from sklearn.linear_model import LogisticRegression
+
+    regression = LogisticRegression(C=strength, max_iter=200, class_weight="balanced" if balanced else None)
+    with warnings.catch_warnings():  # not yet settled after 200 steps is good enough to choose by
+        warnings.simplefilter("ignore")
+        if several:
+            found = [_one(regression, rows, column) for column in truth.T]
+            return np.stack([one[0] for one in found]), np.array([one[1] for one in found])
+        fitted = regression.fit(rows, truth.argmax(axis=1))
     weights = np.zeros((truth.shape[1], rows.shape[1]))
-    intercepts = np.where(truth.all(axis=0), -NEVER, NEVER)
-    asked = truth[:, open_question].astype(np.float64)
-    if asked.size:
-        share = _shares(asked, several=several) if balanced else np.ones_like(asked)
-        exclusive = not several and asked.shape[1] > 2
-        # of two labels that exclude each other one regression says both
-        solved = asked[:, 1:] if not several and asked.shape[1] == 2 else asked
-        found = _settled(rows, solved, share[:, -solved.shape[1] :], strength, exclusive=exclusive)
-        if len(found[0]) < asked.shape[1]:
-            found = np.concatenate([np.zeros_like(found[0]), found[0]]), np.concatenate([[0.0], found[1]])
-        weights[open_question], intercepts[open_question] = found
+    intercepts = np.full(truth.shape[1], NEVER)  # of labels that are not in these rows
+    known = fitted.classes_.astype(int)
+    if len(known) == 2:  # scikit-learn keeps one row for two classes
+        weights[known[1]], intercepts[known] = fitted.coef_[0], (0.0, fitted.intercept_[0])
+    else:
+        weights[known], intercepts[known] = fitted.coef_, fitted.intercept_
     return weights, intercepts
 
 
-def _shares(truth: Floats, *, several: bool) -> Floats:
-    """What each row [n] counts for each label [c], so that rare labels weigh as much as common ones."""
-    count = truth.sum(axis=0)
-    if several:
-        return np.asarray(np.where(truth > 0, len(truth) / (2 * count), len(truth) / (2 * (len(truth) - count))))
-    each = (truth * (len(truth) / (truth.shape[1] * count))).sum(axis=1)
-    return np.repeat(each[:, None], truth.shape[1], axis=1)
-
-
-def _settled(rows: Any, truth: Floats, share: Floats, strength: float, *, exclusive: bool) -> tuple[Floats, Floats]:
-    """The weights [c, w] and intercepts [c] that minimise strength * sum(share * loss) + |weights|^2 / 2.
-
-    Loss and limits are those of scikit-learn's LogisticRegression, with which tests compare it. Importing that takes
-    several times as long as all the fits of a run together.
-    """
-    labels, width = truth.shape[1], rows.shape[1]
-    by_column = rows.T
-    scale = strength * len(truth)
-
-    def loss_and_slope(flat: Floats) -> tuple[float, Floats]:
-        parameters = flat.reshape(labels, width + 1)
-        weights = parameters[:, :width]
-        raw = np.asarray(rows @ weights.T) + parameters[:, width]
-        loss, said = _softmax(raw, truth, share) if exclusive else _logistic(raw, truth, share)
-        wrong = share * (said - truth) / len(truth)
-        slope = np.empty_like(parameters)
-        slope[:, :width] = np.asarray(by_column @ wrong).T + weights / scale
-        slope[:, width] = wrong.sum(axis=0)
-        return loss / len(truth) + 0.5 * float((weights * weights).sum()) / scale, slope.ravel()
-
-    found = lowest(loss_and_slope, np.zeros(labels * (width + 1)), most_steps=MOST_STEPS)
-    parts = found.reshape(labels, width + 1)  # not yet settled after so many steps is good enough to choose by
-    return parts[:, :width].copy(), parts[:, width].copy()
-
-
-def _softmax(raw: Floats, truth: Floats, share: Floats) -> tuple[float, Floats]:
-    """Loss of labels that exclude each other, and what is said of each [n, c]."""
-    raw = raw - raw.max(axis=1, keepdims=True)
-    powers = np.exp(raw)
-    total = powers.sum(axis=1, keepdims=True)
-    return float((share[:, :1] * (np.log(total) - (raw * truth).sum(axis=1, keepdims=True))).sum()), powers / total
-
-
-def _logistic(raw: Floats, truth: Floats, share: Floats) -> tuple[float, Floats]:
-    """The same of labels that are questions of their own."""
-    loss = float((share * (np.logaddexp(0.0, raw) - truth * raw)).sum())
-    return loss, 0.5 * (1.0 + np.tanh(0.5 * raw))
+def _one(regression: Any, rows: Any, truth: NDArray[np.bool_]) -> tuple[Floats, float]:
+    """Weights and intercept of one label; one that is the same for all rows is not a question."""
+    if truth.all() or not truth.any():
+        return np.zeros(rows.shape[1]), -NEVER if truth.all() else NEVER
+    fitted = regression.fit(rows, truth)
+    return fitted.coef_[0].copy(), float(fitted.intercept_[0])
 
 
 def _tried(

@@ -7,10 +7,9 @@ grow is found by cross-validation on the training texts, where there are enough 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -19,7 +18,6 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.extras import not_installed
 from labelloop.engines.text_file import Reader, TextModel, features, read
 from labelloop.learning.choices import flags_of
-from labelloop.learning.detections import Floats
 from labelloop.learning.manifest import Item, Manifest, decode
 from labelloop.learning.trainers import logistic
 from labelloop.learning.trainers.base import (
@@ -54,7 +52,7 @@ class TextTrainer:
 
     def refuses(self, request: TrainRequest) -> str | None:
         """Also where fewer than two answers were ever given: then there is nothing to tell apart."""
-        if missing := not_installed("scipy"):
+        if missing := not_installed("sklearn"):
             return missing
         manifest = decode((request.data / "manifest.json").read_bytes())
         if (manifest.learns, manifest.reads) != ("choices", "texts"):
@@ -75,8 +73,7 @@ class TextTrainer:
         items = manifest.on("train")
         labels = labels_in(items, request.labels)
         report(Progress(step=0, message=f"{len(items)} texts, {len(labels)} labels"))
-        known = counted(items, options)
-        rows = known.rows
+        vectoriser, rows = _counted(items, options)
         fitted = logistic.fit(
             rows,
             flags_of([item.said for item in items], labels),
@@ -85,7 +82,7 @@ class TextTrainer:
             seed=request.seed,
             check=lambda: report(Progress(step=0)),
         )
-        model = _model(known, fitted, labels, several=manifest.several)
+        model = _model(vectoriser, fitted, labels, several=manifest.several)
         path = request.out / MODEL
         replace_file(path, model.write)
         expected = logistic.probabilities(rows[:WITNESSES], fitted.weights, fitted.intercepts, several=manifest.several)
@@ -117,39 +114,25 @@ def metrics_of(fitted: logistic.Fitted) -> dict[str, float]:
     return found if fitted.score is None else found | {"cross_validated_macro_F1": fitted.score}
 
 
-class Rows(NamedTuple):
-    """Texts as rows of TF-IDF [n, w], of length 1 each, and what they are made of: `words` in order, `idf` [w]."""
+def _counted(items: Sequence[Item], options: TextOptions) -> tuple[Any, Any]:
+    """scikit-learn's vectoriser, and the texts as rows of TF-IDF [n, w]."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    rows: Any
-    words: tuple[str, ...]
-    idf: Floats
-
-
-def counted(items: Sequence[Item], options: TextOptions) -> Rows:
-    """The formulas are those of `engines/text_file`, with idf = ln((1 + n) / (1 + n_w)) + 1 of a word that n_w of n
-    texts have, as scikit-learn reckons it. Of more words than `most_features` the most frequent ones are kept, in the
-    order of the alphabet where they are as frequent as each other."""
-    from scipy.sparse import csr_array
-
-    counts, total = [Counter(features(item.text or "")) for item in items], Counter[str]()
-    for one in counts:
-        total.update(one)
-    words = sorted(sorted(total, key=lambda word: (-total[word], word))[: options.most_features])
-    if not words:
-        raise TrainerFailed("The texts have no words.", hint="Are they empty?")
-    column = {word: number for number, word in enumerate(words)}
-    kept = [[(column[word], often) for word, often in one.items() if word in column] for one in counts]
-    row = np.repeat(np.arange(len(items)), [len(pairs) for pairs in kept])
-    at, often = np.array([pair for pairs in kept for pair in pairs], np.int64).T
-    idf = np.log((1 + len(items)) / (1 + np.bincount(at, minlength=len(words)))) + 1
-    values = (1 + np.log(often)) * idf[at]
-    values /= np.sqrt(np.bincount(row, values * values, minlength=len(items)))[row]
-    return Rows(csr_array((values, (row, at)), shape=(len(items), len(words))), tuple(words), idf)
+    vectoriser = TfidfVectorizer(
+        analyzer=lambda text: list(features(text)), sublinear_tf=True, max_features=options.most_features
+    )
+    try:
+        return vectoriser, vectoriser.fit_transform([item.text or "" for item in items])
+    except ValueError as error:
+        raise TrainerFailed(f"The texts have no words: {error}.", hint="Are they empty?") from error
 
 
-def _model(known: Rows, fitted: logistic.Fitted, labels: tuple[str, ...], *, several: bool) -> TextModel:
-    idf, weights, intercepts = (np.asarray(part, np.float32) for part in (known.idf, fitted.weights, fitted.intercepts))
-    return TextModel(labels, several, known.words, idf, weights, intercepts)
+def _model(vectoriser: Any, fitted: logistic.Fitted, labels: tuple[str, ...], *, several: bool) -> TextModel:
+    words = tuple(vectoriser.get_feature_names_out().tolist())
+    idf, weights, intercepts = (
+        np.asarray(part, np.float32) for part in (vectoriser.idf_, fitted.weights, fitted.intercepts)
+    )
+    return TextModel(labels, several, words, idf, weights, intercepts)
 
 
 def _card(request: TrainRequest, labels: tuple[str, ...]) -> ModelCard:
@@ -171,6 +154,6 @@ def _gap(path: Path, items: Sequence[Item], expected: Any) -> float:
     if not gap <= LARGEST_GAP:
         raise TrainerFailed(
             f"The file does not say what was trained: probabilities differ by {gap:.3g}.",
-            hint="This is a fault of labelloop: please report it with its version.",
+            hint="This is a fault of labelloop, or of this scikit-learn: please report it with both versions.",
         )
     return gap
