@@ -126,6 +126,8 @@ def test_what_chooses_cells_is_taught_apart(tmp_path: Path, file: Path) -> None:
     import torch
 
     model = open_detector(request(tmp_path, file), part="neck")
+    assert model.cut is not None
+    assert model.cut.strides == (16, 32)
     maps = [torch.rand(1, 64, side, side) for side in (20, 10)]
     weights = model.module.weights()
     choosing = ("model.decoder.enc_score_head.bias", "model.decoder.enc_bbox_head.layers.0.bias")
