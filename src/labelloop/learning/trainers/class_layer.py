@@ -149,7 +149,7 @@ def _follow(graph: OnnxGraph, node: onnx.NodeProto, spans: dict[str, Span], *, c
 
 def _is_factor(graph: OnnxGraph, node: onnx.NodeProto, axis: int) -> bool:
     """Every class is multiplied with the same number, an objectness."""
-    return node.op_type == "Mul" and graph.shapes[node.input[1]][axis : axis + 1] == (1,)
+    return node.op_type == "Mul" and graph.shapes.get(node.input[1], ())[axis : axis + 1] == (1,)
 
 
 def _follow_concat(graph: OnnxGraph, node: onnx.NodeProto, spans: dict[str, Span]) -> None:

@@ -61,14 +61,14 @@ class OnnxGraph:
             if name and name not in seen:
                 seen.add(name)
                 if name in self.producers and name not in ends:
-                    todo.extend(self.producers[name].input)
+                    todo.extend(uses(self.producers[name]))
         return seen
 
     def descendants(self, names: Iterable[str]) -> set[str]:
         """Every value that is computed from `names`, themselves included."""
         seen = set(names)
         for node in self.nodes:  # ONNX keeps nodes in topological order
-            if seen.intersection(node.input):
+            if seen.intersection(uses(node)):
                 seen.update(node.output)
         return seen
 
@@ -84,7 +84,7 @@ class OnnxGraph:
     def subgraph(self, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
         """A model of its own that leads from `inputs` to `outputs`; the leading axis of both is free."""
         nodes = self.between(inputs, outputs)
-        used = {name for node in nodes for name in node.input}
+        used = {name for node in nodes for name in uses(node)}
         begin, end = ([self._value(name) for name in names] for names in (inputs, outputs))
         kept = [one for one in self._graph.initializer if one.name in used]
         graph = helper.make_graph(nodes, "part", begin, end, kept)
@@ -157,13 +157,19 @@ def prune(graph: OnnxGraph) -> None:
     needed, nodes = set(graph.outputs), list[onnx.NodeProto]()
     for node in reversed(inside.node):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(uses(node))
             nodes.append(node)
     weights = [one for one in inside.initializer if one.name in needed]
     del inside.node[:], inside.initializer[:], inside.value_info[:]
     inside.node.extend(reversed(nodes))
     inside.initializer.extend(weights)
     graph.reindex()
+
+
+def uses(node: onnx.NodeProto) -> list[str]:
+    """The inputs of a node, and what the graphs inside it (the branches of an If) take from outside."""
+    graphs = [one.g for one in node.attribute if one.type == onnx.AttributeProto.GRAPH]
+    return [*node.input, *(name for graph in graphs for inner in graph.node for name in uses(inner))]
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
