@@ -71,6 +71,13 @@ def test_a_short_run_learns_and_leaves_a_file_that_is_served(
     rgb = np.asarray(cv2.imread(str(asked.data / "images/0.png"), cv2.IMREAD_COLOR_RGB))
     found = engine.predict([engine.prepare(Picture(rgb=rgb, size=Size(64, 64)))])[0]
     assert {region.label for region in found} == set(LABELS)
+    # and a second round, with one label more
+    further = request(tmp_path, trained.model, base_card=trained.card, labels=("new", *LABELS))
+    same = request(tmp_path, trained.model, base_card=trained.card)
+    old, new = (open_detector(one, part="neck").graph.constants for one in (same, further))
+    weight, bias = "onnx::MatMul_2552", "model.decoder.dec_score_head.2.bias"
+    np.testing.assert_array_equal(new[weight][:, 1:], old[weight])
+    assert new[bias][0] == pytest.approx(old[bias].mean())
 
 
 def test_pictures_without_objects_are_learned_from_too(tmp_path: Path, file: Path) -> None:
@@ -119,6 +126,8 @@ def test_what_chooses_cells_is_taught_apart(tmp_path: Path, file: Path) -> None:
     import torch
 
     model = open_detector(request(tmp_path, file), part="neck")
+    assert model.cut is not None
+    assert model.cut.strides == (16, 32)
     maps = [torch.rand(1, 64, side, side) for side in (20, 10)]
     weights = model.module.weights()
     choosing = ("model.decoder.enc_score_head.bias", "model.decoder.enc_bbox_head.layers.0.bias")

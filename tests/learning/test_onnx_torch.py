@@ -293,6 +293,12 @@ def test_a_difference_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         check(OnnxModule(graph, inputs=["x"], outputs=["y0"]), graph.model, {"x": values(*SHAPE)})
 
 
+def test_a_batch_that_cannot_be_freed_is_told() -> None:
+    graph = build(Case("Reshape", {}, (ints(1, 24, 8),)))
+    with pytest.raises(ModelError, match="does not answer 2 pictures"):
+        check(OnnxModule(graph, inputs=["x"], outputs=["y0"]), graph.subgraph(["x"], ["y0"]), {"x": values(*SHAPE)})
+
+
 def test_a_nan_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPERATORS, "Relu", lambda _: lambda x: x * torch.nan)
     graph = build(Case("Relu"))

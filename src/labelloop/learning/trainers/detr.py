@@ -204,9 +204,16 @@ def _choice(graph: OnnxGraph, logits: str) -> tuple[str, tuple[str, ...]]:
         for node in graph.nodes
         if node.op_type == "Sigmoid" and node.output[0] in after and graph.shapes.get(node.output[0], ())[2:] == (4,)
     ]
-    if not boxes or not top.output[0]:
+    if not boxes or not top.output[0] or not _are_logits(graph, top.input[0]):
         return chosen, ()
     return chosen, (top.output[0], boxes[0])
+
+
+def _are_logits(graph: OnnxGraph, scores: str) -> bool:
+    node = graph.producers.get(scores)
+    if node is not None and node.op_type in ("ReduceMax", "Gather", "Squeeze"):
+        node = graph.producers.get(node.input[0])
+    return node is not None and node.op_type not in ("Sigmoid", "Softmax")
 
 
 # --- what counts classes behind them ----------------------------------------------------------------

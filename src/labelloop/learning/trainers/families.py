@@ -30,8 +30,10 @@ best scores of all queries and classes."""
 
 class LastLayers(NamedTuple):
     """The layers that make the columns, one entry per stride each; `objectness` is empty where there is none, and
-    `boxes` is one entry, an output, where the file decodes them itself. `chosen` and `more` are for decoders that
-    choose cells: see `detr.py`."""
+    `boxes` is one entry, an output, where the file decodes them itself.
+
+    Of a decoder that chooses cells: `chosen` is the index of the chosen, `more` their scores and the boxes that it
+    begins with, `apart` the values between, which learn from those two only."""
 
     classes: tuple[Rows, ...]
     boxes: tuple[Rows, ...]

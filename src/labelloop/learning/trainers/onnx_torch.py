@@ -136,9 +136,15 @@ def check(
     relative to the largest magnitude of that output.
     """
     session = open_session(part)
-    wanted = session.run(list(module.outputs), dict(samples))
-    with torch.no_grad():
-        got = module(*[_as_trained(samples[name]) for name in module.inputs])
+    try:
+        wanted = session.run(list(module.outputs), dict(samples))
+        with torch.no_grad():
+            got = module(*[_as_trained(samples[name]) for name in module.inputs])
+    except Exception as error:  # ONNX Runtime's exception classes share no public base
+        raise ModelError(
+            f"This part of the model does not answer {len(next(iter(samples.values())))} pictures together: {error}",
+            hint="Export it with a free batch, or train it with another trainer (command, openmmlab).",
+        ) from error
     computed = [one.cpu().numpy() for one in got]
     if rank:
         computed, wanted = (_ordered(some, module.outputs.index(rank)) for some in (computed, wanted))
