@@ -42,7 +42,8 @@ FILES: dict[str, dict[str, Any]] = {
     "everything free": {"free": True},
     "distances to the power of e": {"exponential": True, "masked": False},
     "the best cells first": {"first": 40, "most": 12},
-    "all of that, and an objectness": {"free": True, "first": 40, "exponential": True, "factor": True},
+    "a newer opset": {"opset": 18, "free": True},
+    "everything free, the best cells, an objectness": {"free": True, "first": 40, "exponential": True, "factor": True},
 }
 Array = NDArray[Any]
 
@@ -196,6 +197,7 @@ def test_a_row_too_few_or_moved_is_a_difference(make: Make, tmp_path: Path) -> N
     moved = dets[0] + np.array([0.3, 0, 0, 0, 0], np.float32)
     assert apart(moved, labels[0]).pixels > 0.05
     assert apart(dets[0], (labels[0] + 1) % 4).score > 1e-3
+    assert apart(dets[0][:0], labels[0][:0]).score == pytest.approx(dets[0, 0, 4], abs=1e-6)
 
 
 # --- refused ----------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def parity(
                 apart = _cells_apart(found, boxes, of_classes.max(axis=1), limits)
             else:
                 apart = _queries_apart(found, boxes, of_classes, limits, ranked=told == "ranks")
-            worst = Parity(max(worst.pixels, apart.pixels), max(worst.score, apart.score))
+            worst = Parity(*np.maximum(worst, apart).tolist())  # which keeps a NaN, as max does not
     most_pixels = MOST_PIXELS_APART if told == "cells" else MOST_PIXELS_OF_A_QUERY
     if not (worst.pixels <= most_pixels and worst.score <= MOST_SCORE_APART):
         raise TrainerFailed(
