@@ -2,6 +2,7 @@
 
 python benchmarks/finetune.py --data FOLDER --model yolox_nano_416.onnx --family yolox --budget 60 --seeds 3
 python benchmarks/finetune.py --data FOLDER --model nanodet_m_320.onnx --family nanodet --budget 60 --pictures 20
+python benchmarks/finetune.py --data FOLDER --model deimv2_atto_320.onnx --family detr --budget 60
 
 FOLDER holds train.json, val.json, test.json (COCO) and images/. Each run is a child process, as in the product, and the
 budget is wall time: on a busy machine fewer steps fit into it, so the steps are printed, and `--max-steps` trains by
@@ -28,6 +29,7 @@ from labelloop.core.pictures import Picture
 from labelloop.core.regions import Box, Size
 from labelloop.engines.base import EngineOptions
 from labelloop.engines.detect import DetectEngine
+from labelloop.engines.detect.recognise import recognise
 from labelloop.engines.labels import read_labels
 from labelloop.engines.onnx import OnnxModel
 from labelloop.learning.trainers import process
@@ -153,13 +155,15 @@ def served_speed(old: Trained, new: Trained, data: Path) -> tuple[float, float]:
     on each picture, medians, in time of the processor: neighbours on the machine then count little."""
     engines = [DetectEngine(one.model, one.card, EngineOptions(device="cpu")) for one in (old, new)]
     networks = [OnnxModel(one.model, device="cpu") for one in (old, new)]
+    heads = [recognise(network.signature, one.card)[0] for network, one in zip(networks, (old, new), strict=True)]
+    extras = [{name: row[None] for name, row in head.extra.items()} for head in heads]
     taken: list[tuple[list[float], ...]] = [([], []), ([], [])]
     for path in sorted((data / "images").iterdir())[:SPEED_PICTURES]:
         for place in range(2):
             prepared = engines[place].prepare(read(path))
             pixels = prepared.planes[None].astype(np.float32)
-            name = networks[place].signature.inputs[0].name
-            taken[0][place].append(timed(lambda at=place, name=name, pixels=pixels: networks[at].run({name: pixels})))
+            feeds = {networks[place].signature.inputs[0].name: pixels} | extras[place]
+            taken[0][place].append(timed(lambda at=place, feeds=feeds: networks[at].run(feeds)))
             taken[1][place].append(timed(lambda at=place, prepared=prepared: engines[at].predict([prepared])))
     ratios = [statistics.median(some[0][5:]) / statistics.median(some[1][5:]) for some in taken]
     return ratios[0], ratios[1]

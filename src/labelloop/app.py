@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import structlog
 from starlette.routing import Router
 
+from labelloop.core import collector
 from labelloop.core.errors import ModelNotFound
 from labelloop.core.metrics import Metrics
 from labelloop.core.settings import Settings
@@ -204,7 +205,9 @@ def _worker(
     def engine(name: str, step: Callable[[str], bool]) -> Engine:
         from labelloop.jobs.durable import Durable, url_of  # a second, which only those with jobs pay
 
-        return Durable(url_of(settings.database_url, settings.home), worker=name, step=step)
+        made = Durable(url_of(settings.database_url, settings.home), worker=name, step=step)
+        collector.has_grown()
+        return made
 
     prelabel = Opener(
         settings, store.engine, store.jobs, store.registry, slots, predictor, origins, loop, needed=needed

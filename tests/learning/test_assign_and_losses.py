@@ -9,8 +9,9 @@ from torch import Tensor
 
 from labelloop.core.geometry import iou
 from labelloop.learning.trainers.assign import Objects, Targets, assign, pair_giou, pair_iou
-from labelloop.learning.trainers.families import FAMILIES, Answers, Points, points_of
+from labelloop.learning.trainers.families import Answers, Points, points_of
 from labelloop.learning.trainers.losses import detection_loss, varifocal
+from labelloop.learning.trainers.recipes import FAMILIES
 
 SIDE = 64
 POINTS = points_of(FAMILIES["yolox"], (SIDE, SIDE))

@@ -14,9 +14,10 @@ from labelloop.core.errors import ModelError
 from labelloop.engines.labels import COCO, placeholders
 from labelloop.learning.trainers.class_layer import Span, layers_of, replace_classes
 from labelloop.learning.trainers.cut import Cut, find_cut, find_head
-from labelloop.learning.trainers.families import FAMILIES, LastLayers, located
+from labelloop.learning.trainers.families import LastLayers
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
 from labelloop.learning.trainers.onnx_torch import open_session
+from labelloop.learning.trainers.recipes import FAMILIES, located
 from reference.tiny_networks import SIDE, Writer, tiny_nanodet, tiny_v8, tiny_yolox
 
 REAL = {

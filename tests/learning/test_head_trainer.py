@@ -222,7 +222,7 @@ def test_a_file_that_differs_from_what_was_trained_is_refused(tmp_path: Path, mo
     ("change", "why"),
     [
         ({"base": None}, "no model to start from"),
-        ({"base_card": ModelCard(name="m", family="detr")}, "no recipe for models of the family detr"),
+        ({"base_card": ModelCard(name="m", family="torchvision")}, "no recipe for models of the family torchvision"),
     ],
     ids=["cold start", "a family without a recipe"],
 )

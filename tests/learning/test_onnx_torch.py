@@ -97,6 +97,14 @@ CASES = [
     Case("Resize", {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"}, ("", np.array([1, 1, 0.5, 0.5], FLOAT))),
     Case("Resize", {"mode": "linear", "coordinate_transformation_mode": "align_corners"}, ("", "", ints(2, 4, 9, 13))),
     Case("Resize", {}, ("", np.array([1, 1, 2, 2], FLOAT)), word="nearest, as a plain resize is written"),
+    Case("GatherElements", {"axis": 3}, (np.full((2, 4, 6, 3), [7, 0, -1]),)),
+    Case("GatherND", {}, (np.array([[1, 0], [0, -1]]),)),
+    Case("GridSample", {}, (values(2, 3, 3, 2),), word="beyond the edges too"),
+    Case("GridSample", {"mode": "nearest", "padding_mode": "border", "align_corners": 1}, (values(2, 3, 3, 2),)),
+    Case("Tile", {}, (ints(1, 2, 1, 3),)),
+    Case("Einsum", {"equation": "bchw,wk->bckh"}, (values(8, 3),)),
+    Case("Mod", {"fmod": 1}, (np.array(0.3, FLOAT),)),
+    *[Case(kind) for kind in ("Sin", "Cos")],
     Case("Upsample", {"mode": "nearest"}, (np.array([1, 1, 2, 2], FLOAT),), opset=9),
 ]  # fmt: skip
 
@@ -141,7 +149,17 @@ def test_an_operator_is_what_onnx_runtime_makes_of_it(case: Case) -> None:
 
 
 def test_every_operator_has_a_case() -> None:
-    elsewhere = {"Gemm", "Silu", "Dropout", "Shape"}  # tested below
+    elsewhere = {
+        "Gemm",
+        "Silu",
+        "Dropout",
+        "Shape",
+        "TopK",
+        "ConstantOfShape",
+        "Range",
+        "Where",
+        *LOGIC,
+    }  # tested below
     assert set(OPERATORS) - {case.kind for case in CASES} == elsewhere
 
 
@@ -160,6 +178,79 @@ def test_shapes_that_are_computed_in_the_graph() -> None:
     module = OnnxModule(graph, inputs=["x"], outputs=["y"])
     check(module, graph.model, {"x": values(*SHAPE)}, tolerance=1e-5)
     assert set(module.weights()) == {"w", "bias"}
+
+
+def test_shapes_that_are_reckoned_from_parts_of_a_shape() -> None:
+    """As newer exporters write it: Shape with a start, a Slice and a Tile by what was reckoned, a Range, a filled map."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sides"], start=2),
+        helper.make_node("Gather", ["sides", "zero"], ["height"]),
+        helper.make_node("Slice", ["x", "one", "height", "three"], ["cut"]),
+        helper.make_node("Range", ["first", "height_0", "step"], ["places"]),
+        helper.make_node("Squeeze", ["height"], ["height_0"]),
+        helper.make_node("Tile", ["places", "height"], ["many"]),
+        helper.make_node("ConstantOfShape", ["sides"], ["filled"], value=numpy_helper.from_array(np.full(1, 2, FLOAT))),
+        helper.make_node("Cast", ["many"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Identity", ["cut"], ["y"]),
+    ]
+    nodes.insert(3, nodes.pop(4))
+    constants = {"zero": ints(0), "one": ints(1), "three": ints(3), "first": np.array(0), "step": np.array(2)}
+    given = [numpy_helper.from_array(value, key) for key, value in constants.items()]
+    graph = OnnxGraph(model(nodes, given, outputs=["y", "filled", "numbers"]))
+    check(OnnxModule(graph, inputs=["x"], outputs=graph.outputs), graph.model, {"x": values(*SHAPE)}, tolerance=1e-6)
+
+
+LOGIC = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Not")
+
+
+@pytest.mark.parametrize("kind", LOGIC)
+def test_one_or_the_other(kind: str) -> None:
+    bits = kind in ("And", "Or", "Not")
+    nodes = [
+        helper.make_node("Cast" if bits else "Identity", ["x"], ["a"], **({"to": TensorProto.BOOL} if bits else {})),
+        helper.make_node(kind, ["a"] if kind == "Not" else ["a", "b"], ["which"]),
+        helper.make_node("Where", ["which", "x", "c"], ["y"]),
+    ]
+    x = np.random.default_rng(0).integers(0, 3, SHAPE).astype(FLOAT)
+    other = np.ones(1, bool) if bits else np.ones(1, FLOAT)
+    constants = [numpy_helper.from_array(other, "b"), numpy_helper.from_array(np.full(1, -7, FLOAT), "c")]
+    graph = OnnxGraph(model(nodes, constants, outputs=["y"]))
+    check(OnnxModule(graph, inputs=["x"], outputs=["y"]), graph.model, {"x": x}, tolerance=1e-6)
+
+
+def chooses() -> OnnxGraph:
+    """The best three rows of each picture, as a query selection is written."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["rows"]),
+        helper.make_node("ReduceMax", ["rows"], ["best"], axes=[2], keepdims=0),
+        helper.make_node("TopK", ["best", "three"], ["scores", "chosen"], axis=1),
+        helper.make_node("GatherElements", ["best", "chosen"], ["y"], axis=1),
+    ]
+    constants = [numpy_helper.from_array(ints(3), "three"), numpy_helper.from_array(ints(0, -1, 8), "shape")]
+    made = model(nodes, constants, outputs=["y", "scores"])
+    made.graph.output.append(helper.make_tensor_value_info("chosen", TensorProto.INT64, None))
+    return OnnxGraph(made)
+
+
+def test_the_best_are_chosen_and_gathered() -> None:
+    graph = chooses()
+    module = OnnxModule(graph, inputs=["x"], outputs=graph.outputs)
+    check(module, graph.subgraph(["x"], graph.outputs), {"x": values(*SHAPE)}, tolerance=1e-6)
+
+
+def test_two_that_are_nearly_the_same_may_be_chosen_in_either_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared by what was chosen, not by the rank."""
+    choose = OPERATORS["TopK"]
+
+    def reversed_ranks(node: Any) -> Any:
+        return lambda x, count: tuple(one.flip(-1) for one in choose(node)(x, count))
+
+    monkeypatch.setitem(OPERATORS, "TopK", reversed_ranks)
+    graph = chooses()
+    module = OnnxModule(graph, inputs=["x"], outputs=graph.outputs)
+    check(module, graph.model, {"x": values(*SHAPE)}, tolerance=1e-6, rank="chosen")
+    with pytest.raises(ModelError, match="does not compute the same"):
+        check(module, graph.model, {"x": values(*SHAPE)}, tolerance=1e-6)
 
 
 def gated(*, also: bool) -> OnnxGraph:
@@ -182,12 +273,13 @@ def test_a_silu_in_two_nodes(also: bool) -> None:
 @pytest.mark.parametrize(
     ("case", "what"),
     [
-        (Case("GridSample", {}, (values(2, 3, 3, 2),)), "GridSample"),
+        (Case("Det"), "Det"),
+        (Case("GridSample", {"mode": "bicubic"}, (values(2, 3, 3, 2),)), "bicubic"),
         (Case("Slice", {}, (ints(-1), ints(-100), ints(1), ints(-1))), "negative step"),
         (Case("Conv", {"auto_pad": "SAME_UPPER"}, (values(3, 4, 3, 3),)), "auto_pad"),
         (Case("Resize", {"mode": "cubic"}, ("", np.array([1, 1, 2, 2], FLOAT))), "cubic"),
     ],
-    ids=["unknown operator", "backwards", "padding by name", "cubic"],
+    ids=["unknown operator", "smooth sampling", "backwards", "padding by name", "cubic"],
 )
 def test_what_cannot_be_converted_is_refused_by_name(case: Case, what: str) -> None:
     with pytest.raises(ModelError, match=what):
@@ -199,6 +291,12 @@ def test_a_difference_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = build(Case("Relu"))
     with pytest.raises(ModelError, match="does not compute the same"):
         check(OnnxModule(graph, inputs=["x"], outputs=["y0"]), graph.model, {"x": values(*SHAPE)})
+
+
+def test_a_batch_that_cannot_be_freed_is_told() -> None:
+    graph = build(Case("Reshape", {}, (ints(1, 24, 8),)))
+    with pytest.raises(ModelError, match="does not answer 2 pictures"):
+        check(OnnxModule(graph, inputs=["x"], outputs=["y0"]), graph.subgraph(["x"], ["y0"]), {"x": values(*SHAPE)})
 
 
 def test_a_nan_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,10 +22,11 @@ from labelloop.engines.onnx import OnnxModel
 from labelloop.learning.trainers import export
 from labelloop.learning.trainers.base import TrainRequest
 from labelloop.learning.trainers.class_layer import replace_classes
-from labelloop.learning.trainers.families import FAMILIES, LastLayers, located
+from labelloop.learning.trainers.families import LastLayers
 from labelloop.learning.trainers.head import HeadTrainer
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
 from labelloop.learning.trainers.onnx_torch import open_session
+from labelloop.learning.trainers.recipes import FAMILIES, located
 from labelloop.learning.trainers.suppression import BOXES, SCORES, Suppression, take_off
 from labelloop.learning.trainers.suppression_tail import put_on
 from reference.tiny_networks import SIDE, tiny_yolox
@@ -41,7 +42,8 @@ FILES: dict[str, dict[str, Any]] = {
     "everything free": {"free": True},
     "distances to the power of e": {"exponential": True, "masked": False},
     "the best cells first": {"first": 40, "most": 12},
-    "all of that, and an objectness": {"free": True, "first": 40, "exponential": True, "factor": True},
+    "a newer opset": {"opset": 18, "free": True},
+    "everything free, the best cells, an objectness": {"free": True, "first": 40, "exponential": True, "factor": True},
 }
 Array = NDArray[Any]
 
@@ -195,6 +197,7 @@ def test_a_row_too_few_or_moved_is_a_difference(make: Make, tmp_path: Path) -> N
     moved = dets[0] + np.array([0.3, 0, 0, 0, 0], np.float32)
     assert apart(moved, labels[0]).pixels > 0.05
     assert apart(dets[0], (labels[0] + 1) % 4).score > 1e-3
+    assert apart(dets[0][:0], labels[0][:0]).score == pytest.approx(dets[0, 0, 4], abs=1e-6)
 
 
 # --- refused ----------------------------------------------------------------------------------------

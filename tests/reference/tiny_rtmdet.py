@@ -133,6 +133,7 @@ def tiny_rtmdet(
     most: int = 30,
     exponential: bool = False,
     masked: bool = True,
+    opset: int = 11,
     seed: int = 0,
 ) -> Path:
     """`free`: batch, height and width are free in the file."""
@@ -152,7 +153,7 @@ def tiny_rtmdet(
             input_names=["input"],
             output_names=["dets", "labels"],
             dynamic_axes=axes if free else None,
-            opset_version=11,
+            opset_version=opset,
             dynamo=False,
         )
     return path

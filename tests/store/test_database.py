@@ -54,6 +54,20 @@ def test_a_database_of_a_newer_release_says_so(settings: Settings, engine: sa.En
         db.open_database(settings)
 
 
+def test_who_is_waited_for_leaves_the_log_to_others(settings: Settings, engine: sa.Engine) -> None:
+    """Bringing SQLite's log into the database syncs the disk."""
+    file = settings.home / "labelloop.db"
+    before = file.stat().st_size
+    long = ItemError(code="media-not-found", message=10_000 * "x", retry=False)
+    Events(engine).record_failures(7, "m@1", [(number, long) for number in range(600)])
+    assert (settings.home / "labelloop.db-wal").stat().st_size > 1000 * 4096
+    assert file.stat().st_size == before
+    with engine.begin() as connection:
+        connection.execute(sa.delete(schema.failures).where(schema.failures.c.id < 0))
+        connection.execute(sa.update(schema.failures).values(code="gone"))
+    assert file.stat().st_size > before + 1000 * 4096
+
+
 def below_a_file(home: Path) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
     home.write_text("a file")

@@ -68,6 +68,7 @@ def run(settings: Settings, *, model: str | None) -> None:
     import uvicorn
 
     from labelloop.app import assemble, create_app
+    from labelloop.core import collector
     from labelloop.core.logs import configure_logs
 
     # Threads that decode and infer hand over to the event loop through the interpreter's lock; at the default of 5 ms
@@ -107,6 +108,7 @@ def run(settings: Settings, *, model: str | None) -> None:
         await wait_for_callers(sockets)
 
     server.shutdown = shutdown  # type: ignore[method-assign]
+    collector.keep_short()
     server.run(sockets=[door])
 
 

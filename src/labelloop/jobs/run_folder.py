@@ -27,8 +27,8 @@ class RunFolder:
         """Which manifest was read last (its inode and time), and its digest."""
 
     def holds(self, digest: str) -> bool:
-        """Whether the data set with this digest is here. A manifest is read once: a second of the interpreter's lock
-        for 30,000 pictures."""
+        """Whether the data set with this digest is here. This is asked twice a second of a training, so a manifest is
+        read once: of 200 pictures with 2,800 boxes that takes 33 ms, in which others wait."""
         try:
             found = (self.data / MANIFEST).stat()
         except FileNotFoundError:

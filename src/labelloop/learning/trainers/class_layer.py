@@ -23,12 +23,14 @@ FAR = 2**31 - 1
 
 
 class Rows(NamedTuple):
-    """Output channels `start` to `stop` of a convolution; `value` is its output, `weights` its initializers."""
+    """Output channels `start` to `stop` of a layer; `value` is its output, `weights` its initializers, `axes` the axis
+    of each along which the channels are (0 of a convolution)."""
 
     value: str
     start: int
     stop: int
     weights: tuple[str, ...]
+    axes: tuple[int, ...] = (0, 0)
 
 
 class Span(NamedTuple):
@@ -147,7 +149,7 @@ def _follow(graph: OnnxGraph, node: onnx.NodeProto, spans: dict[str, Span], *, c
 
 def _is_factor(graph: OnnxGraph, node: onnx.NodeProto, axis: int) -> bool:
     """Every class is multiplied with the same number, an objectness."""
-    return node.op_type == "Mul" and graph.shapes[node.input[1]][axis : axis + 1] == (1,)
+    return node.op_type == "Mul" and graph.shapes.get(node.input[1], ())[axis : axis + 1] == (1,)
 
 
 def _follow_concat(graph: OnnxGraph, node: onnx.NodeProto, spans: dict[str, Span]) -> None:

@@ -24,6 +24,8 @@ ENLARGING = ("Resize", "Upsample", "ConvTranspose")
 STRIDES = {"nanodet-plus": (8, 16, 32)}
 """Family -> strides of its backbone, where they are not the usual ones. (NanoDet-Plus makes stride 64 in the neck.)"""
 USUAL_STRIDES = (8, 16, 32)
+ANY_STRIDES = ("detr", "detr-raw")
+"""Families whose decoder looks at as many maps as it was built for: two of them in the smallest DEIMv2."""
 BY_HAND: dict[str, tuple[tuple[str, ...], ...]] = {
     "yolox": (("781", "841", "886"),),
     "nanodet": (("528", "743", "846"),),
@@ -44,14 +46,15 @@ def find_cut(graph: OnnxGraph, *, image: str, family: str, names: tuple[str, ...
 
     `names`, when given, are the only ones tried. Raises ModelError when there is no such place.
     """
-    strides = STRIDES.get(family, USUAL_STRIDES)
+    strides = None if family in ANY_STRIDES else STRIDES.get(family, USUAL_STRIDES)
     for tried in (names,) if names else (_by_structure(graph, image), *BY_HAND.get(family, ())):
         cut = _checked(graph, image, tried, strides)
         if cut is not None:
             return cut
+    sizes = ", ".join(map(str, strides or ()))
     raise ModelError(
-        "The end of the backbone was not found in this file: no maps at strides "
-        f"{', '.join(map(str, strides))} from which everything else is computed.",
+        "The end of the backbone was not found in this file: no maps "
+        f"{f'at strides {sizes} ' if sizes else ''}from which everything else is computed.",
         hint="Train all weights (trainer full), or name the values in the option `cut`.",
     )
 
@@ -121,13 +124,12 @@ def _is_pointwise(graph: OnnxGraph, node: onnx.NodeProto) -> bool:
     return graph.shapes.get(node.input[1], ())[2:] == (1, 1)
 
 
-def _checked(graph: OnnxGraph, image: str, names: tuple[str, ...], strides: tuple[int, ...]) -> Cut | None:
-    if len(names) != len(strides) or any(name not in graph.shapes for name in names):
-        return None
-    if tuple(stride_of(graph, name, image=image) for name in names) != strides:
+def _checked(graph: OnnxGraph, image: str, names: tuple[str, ...], strides: tuple[int, ...] | None) -> Cut | None:
+    found = tuple(stride_of(graph, name, image=image) or 0 for name in names)
+    if not found or 0 in found or (strides is not None and found != strides):
         return None
     needed = graph.ancestors(graph.outputs, stop=names)
-    return None if image in needed else Cut(names, strides)
+    return None if image in needed else Cut(names, found)
 
 
 def find_head(graph: OnnxGraph, layers: Sequence[Rows], cut: Cut, *, image: str) -> Cut:

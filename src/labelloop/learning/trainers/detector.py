@@ -17,24 +17,18 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
 from labelloop.engines.detect import DetectEngine
 from labelloop.engines.detect.prepare import Normaliser, Prepared
-from labelloop.engines.onnx import read_signature
+from labelloop.learning.trainers.assign import Objects, assign
 from labelloop.learning.trainers.base import TrainerRefused, TrainRequest
-from labelloop.learning.trainers.class_layer import Rows, replace_classes
+from labelloop.learning.trainers.class_layer import Rows
 from labelloop.learning.trainers.cut import Cut, find_cut, find_head
-from labelloop.learning.trainers.families import (
-    FAMILIES,
-    Answers,
-    Family,
-    LastLayers,
-    Points,
-    located,
-    points_of,
-    read,
-    why_not,
-)
+from labelloop.learning.trainers.families import Answers, Family, LastLayers, Points, points_of
+from labelloop.learning.trainers.known_shapes import settle_shapes
+from labelloop.learning.trainers.losses import detection_loss
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
 from labelloop.learning.trainers.onnx_torch import Agreement, OnnxModule, check, open_session
+from labelloop.learning.trainers.recipes import FAMILIES, located, why_not
 from labelloop.learning.trainers.rtmdet import points_in_cells
+from labelloop.learning.trainers.set_loss import set_loss
 from labelloop.learning.trainers.suppression import Suppression, take_off
 
 FRESH_LOGIT = 0.0
@@ -42,10 +36,12 @@ FRESH_LOGIT = 0.0
 
 
 class Detector(NamedTuple):
-    """`graph` is the whole model with the new class layer. `frozen` makes `module`'s inputs from a picture; None when
-    the module starts from the picture itself. `suppression` is what the graph ended in and has to end in again."""
+    """`graph` is the whole model with the new class layer, `image` its input for pictures. `frozen` makes `module`'s
+    inputs from a picture; None when the module starts from the picture itself. `suppression` is what the graph ended in
+    and has to end in again."""
 
     graph: OnnxGraph
+    image: str
     card: ModelCard
     family: Family
     layers: LastLayers
@@ -65,18 +61,24 @@ class Detector(NamedTuple):
         pixels = self.pixels(pictures)
         if self.frozen is None or self.cut is None:
             return [pixels]
-        return list(self.frozen.run(list(self.cut.values), {self.graph.inputs[0]: pixels}))
+        return list(self.frozen.run(list(self.cut.values), {self.image: pixels}))
 
     def answers(self, maps: Sequence[Tensor], points: Points) -> Answers:
         """What the module says about its inputs; differentiable. `points` are ours, on the device of the maps."""
         values = dict(zip(self.module.outputs, self.module(*maps), strict=True))
-        return read(self.family, self.layers, values, points)
+        return self.family.answers(self.layers, values, points)
+
+    def loss(self, answers: Answers, objects: Objects, points: Points) -> Tensor:
+        if self.family.strides:
+            return detection_loss(answers, assign(answers, objects, points))
+        return set_loss(answers, objects, points)
 
     def check(self, features: Sequence[NDArray[np.float32]]) -> Agreement:
         """Compare module and ONNX Runtime on these inputs. Raises TrainerRefused where they differ."""
         part = self.graph.subgraph(self.module.inputs, self.module.outputs)
         with _refusing():
-            return check(self.module, part, dict(zip(self.module.inputs, features, strict=True)))
+            samples = dict(zip(self.module.inputs, features, strict=True))
+            return check(self.module, part, samples, rank=self.layers.chosen)
 
 
 def open_detector(request: TrainRequest, *, part: str, cut: Sequence[str] = ()) -> Detector:
@@ -104,22 +106,25 @@ def _taken_apart(
     points = points_of(family, card.input.size_wh)
     suppression = take_off(graph, cells=len(points.cells))
     free_batch(graph)
+    image = next(name for name in graph.inputs if len(graph.shapes[name]) == 4)
+    if not family.strides:
+        settle_shapes(graph, image=image, joined=True)  # a decoder reckons with shapes all the way
     layers = located(family, graph, card)
-    _give_classes(graph, layers, card.labels, labels)
+    _give_classes(graph, family, layers, card.labels, labels)
     trained_card = msgspec.structs.replace(card, labels=labels, sha256="")
     layers = located(family, graph, trained_card)
     if suppression is not None:
         points = points._replace(centres=points_in_cells(graph, points.cells, points.strides))
-    image = read_signature(path).inputs[0].name
     place = _cut(graph, layers, image=image, family=card.family or "", part=part, names=tuple(cut))
     return Detector(
         graph=graph,
+        image=image,
         card=trained_card,
         family=family,
         layers=layers,
         cut=place,
         frozen=open_session(graph.subgraph([image], place.values)) if place else None,
-        module=OnnxModule(graph, inputs=place.values if place else [image], outputs=layers.values),
+        module=OnnxModule(graph, inputs=place.values if place else [image], outputs=layers.values, apart=layers.apart),
         points=points,
         normaliser=Normaliser(card.input, dtype="float32"),
         suppression=suppression,
@@ -144,20 +149,20 @@ def _cut(
     return cut if part == "neck" else find_head(graph, layers.classes, cut, image=image)
 
 
-def _give_classes(graph: OnnxGraph, layers: LastLayers, old: Sequence[str], new: Sequence[str]) -> None:
+def _give_classes(graph: OnnxGraph, family: Family, layers: LastLayers, old: Sequence[str], new: Sequence[str]) -> None:
     """Rows of labels that the model knows already are kept, whatever their order; the others start alike."""
     by_name = {name.casefold(): index for index, name in enumerate(old)}
     places = [by_name.get(name.casefold()) for name in new]
     fresh = FRESH_LOGIT if layers.objectness else None
-    replace_classes(graph, layers.classes, [_rows(graph, one, places, fresh) for one in layers.classes])
+    family.give_classes(graph, layers, [_rows(graph, one, places, fresh) for one in layers.classes])
 
 
 def _rows(graph: OnnxGraph, layer: Rows, places: Sequence[int | None], fresh: float | None) -> list[NDArray[Any]]:
     """New weight and bias of one class layer. Without an objectness to lean on, a new class starts as the mean of the
     old ones: where the model sees something, whatever it is."""
     rows = []
-    for name in layer.weights:
-        old = graph.constants[name][layer.start : layer.stop]
+    for name, axis in zip(layer.weights, layer.axes, strict=False):
+        old = np.moveaxis(graph.constants[name], axis, 0)[layer.start : layer.stop]
         blank = old.mean(axis=0) if fresh is None else np.full(old.shape[1:], fresh if old.ndim == 1 else 0.0)
         rows.append(np.stack([blank if place is None else old[place] for place in places]).astype(np.float32))
     return rows

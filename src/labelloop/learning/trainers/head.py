@@ -70,7 +70,7 @@ def fine_tune(request: TrainRequest, report: Report, *, part: str, options: Head
     answers = learn.all_answers(model, witnesses)
     path = request.out / MODEL
     export.save(model.graph, path, labels=request.labels, suppression=model.suppression)
-    apart = export.parity(path, model.card, witnesses, *answers, suppression=model.suppression)
+    apart = export.parity(path, model.card, witnesses, *answers, suppression=model.suppression, told=model.family.told)
     metrics = {
         "steps": float(learned.steps),
         "loss": learned.loss,
@@ -92,7 +92,7 @@ def refusal(request: TrainRequest) -> str | None:
         return "There is no model to start from: use the trainer scratch."
     if missing := not_installed("torch"):
         return missing
-    from labelloop.learning.trainers.families import FAMILIES, why_not
+    from labelloop.learning.trainers.recipes import FAMILIES, why_not
     from labelloop.learning.trainers.suppression import is_missing
 
     card = request.base_card

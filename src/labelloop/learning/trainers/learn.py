@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from labelloop.core.errors import MediaError
 from labelloop.engines.detect.prepare import Prepared
-from labelloop.learning.trainers.assign import Objects, assign
+from labelloop.learning.trainers.assign import Objects
 from labelloop.learning.trainers.base import Progress, Report, Stopped, TrainerFailed, TrainRequest, replace_file
 from labelloop.learning.trainers.detector import Detector
 from labelloop.learning.trainers.feature_cache import FeatureCache, Known, each_view
-from labelloop.learning.trainers.losses import detection_loss
 from labelloop.learning.trainers.schedule import Average, Clock, batches, rate
 from labelloop.learning.trainers.views import Plan, Sample, View, make_view, plan_views
 
@@ -140,7 +139,7 @@ class _Run:
         objects = _objects([self._cache.known[index] for index in batch], self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
             answers = self._model.answers(maps, self._points)
-        loss = detection_loss(answers, assign(answers, objects, self._points))
+        loss = self._model.loss(answers, objects, self._points)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._model.module.parameters(), GRADIENT_NORM)
@@ -198,7 +197,7 @@ class _Run:
 
 @torch.no_grad()
 def all_answers(model: Detector, pictures: Sequence[Prepared]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Boxes [b, n, 4] and scores [b, n, c] of every cell, from the module."""
+    """Boxes [b, n, 4] and scores [b, n, c] of every cell or query, from the module."""
     answers = model.answers([torch.from_numpy(one) for one in model.features(pictures)], model.points)
     return answers.xyxy.numpy(), answers.scores.numpy()
 
@@ -207,7 +206,7 @@ def _optimizer(model: Detector, options: HeadOptions) -> torch.optim.AdamW:
     classes = {name for rows in model.layers.classes for name in rows.weights}
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, weight in model.module.weights().items():
-        base = options.class_rate if name in classes else options.rate
+        base = options.class_rate * model.family.class_pace if name in classes else options.rate
         decay = options.weight_decay if weight.ndim > 1 else 0.0
         groups.setdefault((base, decay), []).append(weight)
     return torch.optim.AdamW(

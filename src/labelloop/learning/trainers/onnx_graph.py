@@ -35,7 +35,7 @@ class OnnxGraph:
         for node in self.nodes:
             for name in node.input:
                 self.consumers.setdefault(name, []).append(node)
-        self.shapes = _shapes(self.model)
+        self.shapes, self.types = _shapes_and_types(self.model)
 
     @property
     def _graph(self) -> onnx.GraphProto:
@@ -61,14 +61,14 @@ class OnnxGraph:
             if name and name not in seen:
                 seen.add(name)
                 if name in self.producers and name not in ends:
-                    todo.extend(self.producers[name].input)
+                    todo.extend(uses(self.producers[name]))
         return seen
 
     def descendants(self, names: Iterable[str]) -> set[str]:
         """Every value that is computed from `names`, themselves included."""
         seen = set(names)
         for node in self.nodes:  # ONNX keeps nodes in topological order
-            if seen.intersection(node.input):
+            if seen.intersection(uses(node)):
                 seen.update(node.output)
         return seen
 
@@ -84,8 +84,8 @@ class OnnxGraph:
     def subgraph(self, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
         """A model of its own that leads from `inputs` to `outputs`; the leading axis of both is free."""
         nodes = self.between(inputs, outputs)
-        used = {name for node in nodes for name in node.input}
-        begin, end = ([self._float_value(name) for name in names] for names in (inputs, outputs))
+        used = {name for node in nodes for name in uses(node)}
+        begin, end = ([self._value(name) for name in names] for names in (inputs, outputs))
         kept = [one for one in self._graph.initializer if one.name in used]
         graph = helper.make_graph(nodes, "part", begin, end, kept)
         return helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
@@ -105,10 +105,10 @@ class OnnxGraph:
         node.input[index] = name
         self.set_constant(name, value)
 
-    def _float_value(self, name: str) -> onnx.ValueInfoProto:
+    def _value(self, name: str) -> onnx.ValueInfoProto:
         known = self.shapes.get(name)
-        shape = None if known is None else [BATCH, *known[1:]]
-        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        shape = [BATCH, *known[1:]] if known else known
+        return helper.make_tensor_value_info(name, self.types.get(name, onnx.TensorProto.FLOAT), shape)
 
 
 def read_graph(path: Path, *, size_wh: tuple[int, int]) -> OnnxGraph:
@@ -157,13 +157,19 @@ def prune(graph: OnnxGraph) -> None:
     needed, nodes = set(graph.outputs), list[onnx.NodeProto]()
     for node in reversed(inside.node):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(uses(node))
             nodes.append(node)
     weights = [one for one in inside.initializer if one.name in needed]
     del inside.node[:], inside.initializer[:], inside.value_info[:]
     inside.node.extend(reversed(nodes))
     inside.initializer.extend(weights)
     graph.reindex()
+
+
+def uses(node: onnx.NodeProto) -> list[str]:
+    """The inputs of a node, and what the graphs inside it (the branches of an If) take from outside."""
+    graphs = [one.g for one in node.attribute if one.type == onnx.AttributeProto.GRAPH]
+    return [*node.input, *(name for graph in graphs for inner in graph.node for name in uses(inner))]
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -186,14 +192,18 @@ def _constant(node: onnx.NodeProto) -> Array:
     return np.asarray(value)
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, Shape]:
+def _shapes_and_types(model: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
     try:
         inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except shape_inference.InferenceError as error:
         raise ModelError(f"The shapes of this ONNX file contradict each other: {error}") from error
     graph = inferred.graph
-    shapes = {value.name: tuple(_dims(value)) for value in (*graph.input, *graph.value_info, *graph.output)}
-    return shapes | {one.name: tuple(one.dims) for one in graph.initializer}
+    values = (*graph.input, *graph.value_info, *graph.output)
+    shapes = {value.name: tuple(_dims(value)) for value in values} | {
+        one.name: tuple(one.dims) for one in graph.initializer
+    }
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return shapes, {name: kind for name, kind in types.items() if kind}
 
 
 def _dims(value: onnx.ValueInfoProto) -> Iterator[int | None]:

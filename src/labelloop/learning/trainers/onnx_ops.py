@@ -153,7 +153,6 @@ SIMPLE: dict[str, Run] = {
     "Identity": lambda x: x,
     "Dropout": lambda x, *_: x,
     "GlobalAveragePool": lambda x: x.mean(dim=tuple(range(2, x.ndim)), keepdim=True),
-    "Shape": lambda x: torch.tensor(x.shape),
 }
 
 
@@ -240,18 +239,23 @@ def _split(node: Operator) -> Run:
     return run
 
 
+@operator("Shape")
+def _shape(node: Operator) -> Run:
+    start, end = node.get("start", 0), node.get("end", None)
+    return lambda x: torch.tensor(x.shape[start:end], device=x.device)
+
+
 @operator("Slice")
 def _slice(node: Operator) -> Run:
-    starts, ends = node.numbers(1, "starts"), node.numbers(2, "ends")
-    axes, steps = node.numbers(3, "axes"), node.numbers(4, "steps")
-    if starts is None or ends is None:
-        raise node.unsupported("bounds that depend on the picture")
-    if any(step < 1 for step in steps or ()):
+    known = [node.numbers(place, name) for place, name in enumerate(("", "starts", "ends", "axes", "steps")) if place]
+    if any(step < 1 for step in known[3] or ()):
         raise node.unsupported("a negative step")
-    where = list(zip(axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True))
 
-    def run(x: Tensor, *_: Tensor) -> Tensor:
-        for axis, start, end, step in where:
+    def run(x: Tensor, *given: Tensor | None) -> Tensor:
+        starts, ends, axes, steps = (_numbers(known[place], given[place : place + 1]) for place in range(4))
+        for axis, start, end, step in zip(
+            axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True
+        ):
             begin, stop, _step = slice(start, end).indices(x.shape[axis])
             index = [slice(None)] * x.ndim
             index[axis] = slice(begin, max(begin, stop), step)
@@ -404,6 +408,13 @@ def _resize(node: Operator) -> Run:
         return F.interpolate(x, size=size, **more)
 
     return run
+
+
+def _numbers(known: list[int] | None, given: Sequence[Tensor | None]) -> list[int]:
+    """Integers that are known beforehand, or are reckoned in the graph; [] for an input that is left out."""
+    if known is not None:
+        return known
+    return [] if not given or given[0] is None else [int(number) for number in given[0].reshape(-1).tolist()]
 
 
 def _padding(node: Operator) -> tuple[list[int], list[int]]:

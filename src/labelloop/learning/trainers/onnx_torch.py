@@ -7,7 +7,7 @@ Runtime on real inputs, and a trainer calls it before every run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labelloop.core.errors import ModelError
+from labelloop.learning.trainers import onnx_decoder  # noqa: F401  (its operators are added to the table)
 from labelloop.learning.trainers.onnx_graph import OnnxGraph, attributes
 from labelloop.learning.trainers.onnx_ops import OPERATORS, Operator
 
@@ -44,6 +45,10 @@ exact; float64 is 3e-5 away from ONNX Runtime too. An operator that is understoo
 and `export.parity` compares boxes and scores in the end."""
 
 
+DETACHED = " detached"
+"""Behind the name of a value: the same without a way back for gradients."""
+
+
 class Step(NamedTuple):
     """One node: what it does, names of inputs and outputs, and which values nobody needs afterwards."""
 
@@ -56,8 +61,11 @@ class Step(NamedTuple):
 class OnnxModule(nn.Module):
     """Runs nodes in order. `forward` takes the values named `inputs` and returns those named `outputs`."""
 
-    def __init__(self, graph: OnnxGraph, *, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        """Raises ModelError that names the operator which cannot be converted."""
+    def __init__(
+        self, graph: OnnxGraph, *, inputs: Sequence[str], outputs: Sequence[str], apart: Collection[str] = ()
+    ) -> None:
+        """`apart` are values that learn from outputs and from each other only: no gradient comes back to them from
+        other values. Raises ModelError that names the operator which cannot be converted."""
         super().__init__()
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         nodes = graph.between(inputs, outputs)
@@ -67,7 +75,9 @@ class OnnxModule(nn.Module):
             for index, name in enumerate(node.input):
                 if name in graph.constants and name not in self._keys:
                     self._take(name, graph.constants[name], _is_weight(graph, node, index))
-        self._steps = _with_spent(_silu_joined(graph, nodes, keep=set(outputs)), keep=set(outputs))
+        self._apart = frozenset(apart)
+        steps = [_reading_apart(step, self._apart) for step in _silu_joined(graph, nodes, keep=set(outputs))]
+        self._steps = _with_spent(steps, keep=set(outputs))
 
     def _take(self, name: str, value: NDArray[Any], learned: bool) -> None:
         tensor = torch.from_numpy(np.array(value))
@@ -92,6 +102,9 @@ class OnnxModule(nn.Module):
                 known[step.outputs[0]] = result
             else:
                 known.update(zip(step.outputs, result, strict=False))
+            for name in self._apart.intersection(step.outputs):
+                value = known[name]
+                known[name + DETACHED] = None if value is None else value.detach()
             for name in step.spent:
                 known.pop(name, None)
         return [value for value in (known[name] for name in self.outputs) if value is not None]
@@ -113,19 +126,31 @@ def check(
     samples: Mapping[str, NDArray[np.float32]],
     *,
     tolerance: float = ROUNDING,
+    rank: str = "",
 ) -> Agreement:
     """Run `samples` (input name -> array) through the module, laid out as it is trained, and through ONNX Runtime, and
     compare every output.
 
-    Raises ModelError when they differ by more than `tolerance`, relative to the largest magnitude of that output.
+    `rank` names an output [b, q] of integers by which the others, [b, q, …], are put into order before: which of two
+    that are nearly the same comes first is up to rounding. Raises ModelError when they differ by more than `tolerance`,
+    relative to the largest magnitude of that output.
     """
     session = open_session(part)
-    wanted = session.run(list(module.outputs), dict(samples))
-    with torch.no_grad():
-        got = module(*[_as_trained(samples[name]) for name in module.inputs])
+    try:
+        wanted = session.run(list(module.outputs), dict(samples))
+        with torch.no_grad():
+            got = module(*[_as_trained(samples[name]) for name in module.inputs])
+    except Exception as error:  # ONNX Runtime's exception classes share no public base
+        raise ModelError(
+            f"This part of the model does not answer {len(next(iter(samples.values())))} pictures together: {error}",
+            hint="Export it with a free batch, or train it with another trainer (command, openmmlab).",
+        ) from error
+    computed = [one.cpu().numpy() for one in got]
+    if rank:
+        computed, wanted = (_ordered(some, module.outputs.index(rank)) for some in (computed, wanted))
     found = [
-        Agreement(_difference(ours.cpu().numpy(), theirs), name)
-        for name, ours, theirs in zip(module.outputs, got, wanted, strict=True)
+        Agreement(_difference(ours, theirs), name)
+        for name, ours, theirs in zip(module.outputs, computed, wanted, strict=True)
     ]
     worst = max(found, key=lambda one: one.difference if np.isfinite(one.difference) else np.inf)
     if not worst.difference <= tolerance:
@@ -148,6 +173,11 @@ def open_session(model: onnx.ModelProto, *, threads: int = 1) -> ort.InferenceSe
         raise ModelError(f"ONNX Runtime cannot run a part of this model: {error}") from error
 
 
+def _ordered(values: Sequence[NDArray[Any]], rank: int) -> list[NDArray[Any]]:
+    order = values[rank].argsort(axis=1)
+    return [np.take_along_axis(one, order.reshape(*order.shape, *[1] * (one.ndim - 2)), axis=1) for one in values]
+
+
 def _as_trained(value: NDArray[np.float32]) -> Tensor:
     tensor = torch.from_numpy(value)
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
@@ -165,6 +195,10 @@ def _is_weight(graph: OnnxGraph, node: onnx.NodeProto, index: int) -> bool:
         return False
     if value.size > 1 and np.array_equal(value.reshape(-1), np.arange(value.size)):
         return False  # the mean of a distribution over 0, 1, 2 …, written as a convolution
+    if node.op_type == "MatMul" and value.ndim == 1:
+        return False  # the same over other values: a row of weights for one output is a matrix of one column
+    if node.op_type == "Mul" and np.isin(value, (0, 1)).all():
+        return False  # a mask: which cells may be chosen
     # Add and Mul: a bias or a scale per channel is learned; a single number or a whole grid of anchors is not
     per_channel = value.size == max(value.shape, default=0) and value.size > 1 and value.ndim in (1, 3, 4)
     return node.op_type not in ("Add", "Mul") or per_channel
@@ -208,6 +242,12 @@ def _build(graph: OnnxGraph, node: onnx.NodeProto) -> Callable[..., Any]:
 def _operator(graph: OnnxGraph, node: onnx.NodeProto) -> Operator:
     constants = [graph.constants.get(name) for name in node.input]
     return Operator(node.op_type, attributes(node), constants, len(node.output), graph.opset)
+
+
+def _reading_apart(step: Step, apart: frozenset[str]) -> Step:
+    if apart.intersection(step.outputs):
+        return step
+    return step._replace(inputs=tuple(name + DETACHED if name in apart else name for name in step.inputs))
 
 
 def _with_spent(steps: Sequence[Step], *, keep: set[str]) -> list[Step]:

@@ -62,7 +62,7 @@ def take_off(graph: OnnxGraph, *, cells: int) -> Suppression | None:
     _check(graph, nodes)
     found = _read(graph, nodes[0])
     _unmask(graph, nodes[0].input[1], found.least_score)
-    settle_shapes(graph, image=graph.inputs[0], until=nodes[0].output)
+    settle_shapes(graph, image=graph.inputs[0])
     node = next(node for node in graph.nodes if node.op_type == OPERATOR)
     boxes, scores = (_of_all_cells(graph, name, cells) for name in node.input[:2])
     if graph.shapes[boxes][2] != 4:
