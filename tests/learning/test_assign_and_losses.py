@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from labelloop.core.geometry import iou
-from labelloop.learning.trainers.assign import Objects, Targets, assign, pair_giou, pair_iou
-from labelloop.learning.trainers.families import Answers, Points, points_of
-from labelloop.learning.trainers.losses import detection_loss, varifocal
-from labelloop.learning.trainers.recipes import FAMILIES
+from labelloop.learning.trainers.finetune.assign import Objects, Targets, assign, pair_giou, pair_iou
+from labelloop.learning.trainers.finetune.families import Answers, Points, points_of
+from labelloop.learning.trainers.finetune.losses import detection_loss, varifocal
+from labelloop.learning.trainers.finetune.recipes import FAMILIES
 
 SIDE = 64
 POINTS = points_of(FAMILIES["yolox"], (SIDE, SIDE))

@@ -12,12 +12,12 @@ import pytest
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
 from labelloop.engines.labels import COCO, placeholders
-from labelloop.learning.trainers.class_layer import Span, layers_of, replace_classes
-from labelloop.learning.trainers.cut import Cut, find_cut, find_head
-from labelloop.learning.trainers.families import LastLayers
-from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
-from labelloop.learning.trainers.onnx_torch import open_session
-from labelloop.learning.trainers.recipes import FAMILIES, located
+from labelloop.learning.trainers.finetune.class_layer import Span, layers_of, replace_classes
+from labelloop.learning.trainers.finetune.cut import Cut, find_cut, find_head
+from labelloop.learning.trainers.finetune.families import LastLayers
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph, free_batch, read_graph
+from labelloop.learning.trainers.finetune.onnx_torch import open_session
+from labelloop.learning.trainers.finetune.recipes import FAMILIES, located
 from reference.tiny_networks import SIDE, Writer, tiny_nanodet, tiny_v8, tiny_yolox
 
 REAL = {
@@ -48,7 +48,7 @@ def layers(graph: OnnxGraph, family: str, classes: tuple[str, ...]) -> LastLayer
 def test_the_backbone_of_a_real_file_is_found_by_its_structure(
     shared: Path, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labelloop.learning.trainers.cut.BY_HAND", {})
+    monkeypatch.setattr("labelloop.learning.trainers.finetune.cut.BY_HAND", {})
     graph, family = real(shared, file)
     assert find_cut(graph, image=graph.inputs[0], family=family) == Cut(REAL[file][2], (8, 16, 32))
 
@@ -57,7 +57,7 @@ def test_the_backbone_of_a_real_file_is_found_by_its_structure(
 def test_the_table_is_taken_where_the_structure_shows_nothing(
     shared: Path, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labelloop.learning.trainers.cut.ENLARGING", ())
+    monkeypatch.setattr("labelloop.learning.trainers.finetune.cut.ENLARGING", ())
     graph, family = real(shared, file)
     assert find_cut(graph, image=graph.inputs[0], family=family).values == REAL[file][2]
 

@@ -18,12 +18,12 @@ from labelloop.engines.base import EngineOptions
 from labelloop.engines.detect import DetectEngine
 from labelloop.engines.detect.head import Found
 from labelloop.engines.labels import COCO
-from labelloop.learning.trainers import export
 from labelloop.learning.trainers.base import Progress, TrainerRefused, TrainRequest
-from labelloop.learning.trainers.detector import open_detector
+from labelloop.learning.trainers.finetune import export
+from labelloop.learning.trainers.finetune.detector import open_detector
+from labelloop.learning.trainers.finetune.onnx_torch import open_session
 from labelloop.learning.trainers.full import FullTrainer
 from labelloop.learning.trainers.head import HeadTrainer
-from labelloop.learning.trainers.onnx_torch import open_session
 from reference import tiny_models
 from reference.belt import LABELS, write_squares
 

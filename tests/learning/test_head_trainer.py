@@ -22,7 +22,7 @@ from labelloop.core.settings import Settings
 from labelloop.engines.base import EngineOptions
 from labelloop.engines.detect import DetectEngine
 from labelloop.engines.labels import placeholders
-from labelloop.learning.trainers import export, process
+from labelloop.learning.trainers import process
 from labelloop.learning.trainers.base import (
     Progress,
     Stopped,
@@ -32,10 +32,11 @@ from labelloop.learning.trainers.base import (
     TrainerRefused,
     TrainRequest,
 )
-from labelloop.learning.trainers.detector import open_detector
+from labelloop.learning.trainers.finetune import export
+from labelloop.learning.trainers.finetune.detector import open_detector
+from labelloop.learning.trainers.finetune.onnx_graph import read_graph
 from labelloop.learning.trainers.full import FullTrainer
 from labelloop.learning.trainers.head import HeadTrainer
-from labelloop.learning.trainers.onnx_graph import read_graph
 from labelloop.serving.models import add_model, open_registry
 from reference.belt import LABELS, write_squares
 from reference.tiny_networks import SIDE, tiny_nanodet, tiny_v8, tiny_yolox

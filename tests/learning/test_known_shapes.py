@@ -7,12 +7,12 @@ import pytest
 from onnx import parser
 
 from labelloop.core.errors import ModelError
-from labelloop.learning.trainers.known_shapes import settle_shapes
-from labelloop.learning.trainers.onnx_graph import OnnxGraph
+from labelloop.learning.trainers.finetune.known_shapes import settle_shapes
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph
 
 torch = pytest.importorskip("torch", reason="needs the extra train")
 
-from labelloop.learning.trainers.onnx_torch import open_session  # noqa: E402
+from labelloop.learning.trainers.finetune.onnx_torch import open_session  # noqa: E402
 
 FLATTENED = """
     shape = Shape (x)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from labelloop.core.errors import ModelError
-from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
-from labelloop.learning.trainers.onnx_ops import OPERATORS
-from labelloop.learning.trainers.onnx_torch import OnnxModule, check
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph, free_batch, read_graph
+from labelloop.learning.trainers.finetune.onnx_ops import OPERATORS
+from labelloop.learning.trainers.finetune.onnx_torch import OnnxModule, check
 
 SHAPE = (2, 4, 6, 8)
 FLOAT = np.float32

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from labelloop.learning.trainers.assign import Objects
-from labelloop.learning.trainers.families import Answers, Points
-from labelloop.learning.trainers.set_loss import _costs, match, matchability, set_loss
+from labelloop.learning.trainers.finetune.assign import Objects
+from labelloop.learning.trainers.finetune.families import Answers, Points
+from labelloop.learning.trainers.finetune.set_loss import _costs, match, matchability, set_loss
 
 SIZE = torch.tensor([100.0, 50.0])
 POINTS = Points(torch.zeros(0, 2), torch.zeros(0, 1), torch.zeros(0, 2), SIZE)

@@ -19,21 +19,21 @@ from labelloop.core.geometry import nms
 from labelloop.engines.detect.head import Found, grid
 from labelloop.engines.labels import placeholders
 from labelloop.engines.onnx import OnnxModel
-from labelloop.learning.trainers import export
 from labelloop.learning.trainers.base import TrainRequest
-from labelloop.learning.trainers.class_layer import replace_classes
-from labelloop.learning.trainers.families import LastLayers
+from labelloop.learning.trainers.finetune import export
+from labelloop.learning.trainers.finetune.class_layer import replace_classes
+from labelloop.learning.trainers.finetune.families import LastLayers
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph, free_batch, read_graph
+from labelloop.learning.trainers.finetune.onnx_torch import open_session
+from labelloop.learning.trainers.finetune.recipes import FAMILIES, located
+from labelloop.learning.trainers.finetune.suppression import BOXES, SCORES, Suppression, take_off
+from labelloop.learning.trainers.finetune.suppression_tail import put_on
 from labelloop.learning.trainers.head import HeadTrainer
-from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
-from labelloop.learning.trainers.onnx_torch import open_session
-from labelloop.learning.trainers.recipes import FAMILIES, located
-from labelloop.learning.trainers.suppression import BOXES, SCORES, Suppression, take_off
-from labelloop.learning.trainers.suppression_tail import put_on
 from reference.tiny_networks import SIDE, tiny_yolox
 
 torch = pytest.importorskip("torch", reason="needs the extra train")
 
-from labelloop.learning.trainers.rtmdet import points_in_cells  # noqa: E402
+from labelloop.learning.trainers.finetune.rtmdet import points_in_cells  # noqa: E402
 from reference.tiny_rtmdet import LEAST_SCORE, MOST_IOU, MOST_OF_CLASS, tiny_rtmdet  # noqa: E402
 
 CELLS = 84

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from labelloop.core.cards import InputSpec, ModelCard
 from labelloop.core.errors import ModelError
-from labelloop.learning.trainers.cut import find_cut
-from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
+from labelloop.learning.trainers.finetune.cut import find_cut
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph, free_batch, read_graph
 
 FEATURES = "features_of_the_picture"
 PLAIN_SIDE = 96

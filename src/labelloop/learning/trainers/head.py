@@ -53,7 +53,8 @@ class HeadTrainer:
 def fine_tune(request: TrainRequest, report: Report, *, part: str, options: HeadOptions) -> Trained:
     """Read, look, check, learn, write, compare: all within `request.budget_s`."""
     started = time.monotonic()
-    from labelloop.learning.trainers import detector, export, learn, schedule, views
+    from labelloop.learning.trainers import views
+    from labelloop.learning.trainers.finetune import detector, export, learn, schedule
 
     clock = schedule.Clock(
         request.budget_s, reserve_s=learn.reserve_s(request), max_steps=options.max_steps, started=started
@@ -92,8 +93,8 @@ def refusal(request: TrainRequest) -> str | None:
         return "There is no model to start from: use the trainer scratch."
     if missing := not_installed("torch"):
         return missing
-    from labelloop.learning.trainers.recipes import FAMILIES, why_not
-    from labelloop.learning.trainers.suppression import is_missing
+    from labelloop.learning.trainers.finetune.recipes import FAMILIES, why_not
+    from labelloop.learning.trainers.finetune.suppression import is_missing
 
     card = request.base_card
     if card is not None and card.engine != "detect":

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from labelloop.core.errors import MediaError
 from labelloop.engines.detect.prepare import Prepared
-from labelloop.learning.trainers.assign import Objects
 from labelloop.learning.trainers.base import Progress, Report, Stopped, TrainerFailed, TrainRequest, replace_file
-from labelloop.learning.trainers.detector import Detector
-from labelloop.learning.trainers.feature_cache import FeatureCache, Known, each_view
-from labelloop.learning.trainers.schedule import Average, Clock, batches, rate
+from labelloop.learning.trainers.finetune.assign import Objects
+from labelloop.learning.trainers.finetune.detector import Detector
+from labelloop.learning.trainers.finetune.feature_cache import FeatureCache, Known, each_view
+from labelloop.learning.trainers.finetune.schedule import Average, Clock, batches, rate
 from labelloop.learning.trainers.views import Plan, Sample, View, make_view, plan_views
 
 if TYPE_CHECKING:

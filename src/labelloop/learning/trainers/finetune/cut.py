@@ -17,8 +17,8 @@ from typing import NamedTuple
 import onnx
 
 from labelloop.core.errors import ModelError
-from labelloop.learning.trainers.class_layer import Rows
-from labelloop.learning.trainers.onnx_graph import OnnxGraph
+from labelloop.learning.trainers.finetune.class_layer import Rows
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph
 
 ENLARGING = ("Resize", "Upsample", "ConvTranspose")
 STRIDES = {"nanodet-plus": (8, 16, 32)}

@@ -14,9 +14,9 @@ import numpy as np
 
 from labelloop.core.cards import ModelCard
 from labelloop.engines.detect.head import Floats, grid
-from labelloop.learning.trainers.class_layer import Rows, Span, layers_of, replace_classes
-from labelloop.learning.trainers.onnx_graph import OnnxGraph
-from labelloop.learning.trainers.rtmdet import last_layers
+from labelloop.learning.trainers.finetune.class_layer import Rows, Span, layers_of, replace_classes
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph
+from labelloop.learning.trainers.finetune.rtmdet import last_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -189,7 +189,7 @@ class UltralyticsV8(Grid):
 
 class MMDeploy(Grid):
     """`dets` and `labels` behind a suppression, which is taken off: boxes [b, 4, n] and scores [b, n, c] are what is in
-    front of it (`trainers/suppression`). The file decodes its boxes itself."""
+    front of it (`suppression`). The file decodes its boxes itself."""
 
     names: ClassVar[tuple[str, ...]] = ("mmdeploy",)
     strides: ClassVar[tuple[int, ...]] = (8, 16, 32)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from labelloop.learning.trainers.onnx_ops import OPERATORS, Operator, Run, operator
+from labelloop.learning.trainers.finetune.onnx_ops import OPERATORS, Operator, Run, operator
 
 SIMPLE: dict[str, Run] = {
     "Where": torch.where,

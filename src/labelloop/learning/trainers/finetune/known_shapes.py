@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from labelloop.core.errors import ModelError
-from labelloop.learning.trainers.onnx_graph import Array, OnnxGraph, prune, uses
+from labelloop.learning.trainers.finetune.onnx_graph import Array, OnnxGraph, prune, uses
 
 MEASURING = ("Shape", "Size")
 COUNTING = ("NonMaxSuppression", "NonZero", "Unique", "Compress", "If", "Loop", "Scan")
@@ -61,7 +61,9 @@ def _settled(graph: OnnxGraph, behind: set[str]) -> set[str]:
 
 def _reckoned(graph: OnnxGraph, image: str, wanted: Sequence[str]) -> list[list[Array]]:
     """The values for each of the BATCHES, or for the one batch that the file is fixed to."""
-    from labelloop.learning.trainers.onnx_torch import open_session  # here: families are looked up without torch
+    from labelloop.learning.trainers.finetune.onnx_torch import (
+        open_session,  # here: families are looked up without torch
+    )
 
     part = graph.subgraph([image], wanted)
     del part.graph.output[:]

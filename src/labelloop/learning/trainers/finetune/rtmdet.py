@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelloop.core.errors import ModelError
-from labelloop.learning.trainers.class_layer import Rows, Span, layers_of
-from labelloop.learning.trainers.onnx_graph import OnnxGraph
-from labelloop.learning.trainers.suppression import BOXES, SCORES
+from labelloop.learning.trainers.finetune.class_layer import Rows, Span, layers_of
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph
+from labelloop.learning.trainers.finetune.suppression import BOXES, SCORES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def points_in_cells(graph: OnnxGraph, cells: Tensor, strides: Tensor) -> Tensor:
     """
     import torch
 
-    from labelloop.learning.trainers.onnx_torch import OnnxModule
+    from labelloop.learning.trainers.finetune.onnx_torch import OnnxModule
 
     layers = convolutions_behind(graph, BOXES)
     module = OnnxModule(graph, inputs=layers, outputs=[BOXES])

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from labelloop.learning.trainers.assign import Targets, pair_giou
-from labelloop.learning.trainers.families import Answers
+from labelloop.learning.trainers.finetune.assign import Targets, pair_giou
+from labelloop.learning.trainers.finetune.families import Answers
 
 BOX_WEIGHT = 2.5
 NEGATIVE_WEIGHT = 1.5

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import parser
 
-from labelloop.learning.trainers.onnx_graph import Array, OnnxGraph, prune
-from labelloop.learning.trainers.suppression import BOXES, OUTPUTS, SCORES, Suppression
+from labelloop.learning.trainers.finetune.onnx_graph import Array, OnnxGraph, prune
+from labelloop.learning.trainers.finetune.suppression import BOXES, OUTPUTS, SCORES, Suppression
 
 TAIL = Template("""
 suppression (float[b, n, 4] given_boxes, float[b, n, c] given_scores) => (float[b, k, 5] dets, int64[b, k] labels) {

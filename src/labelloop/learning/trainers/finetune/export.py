@@ -17,10 +17,10 @@ from labelloop.engines.detect.prepare import Normaliser, Prepared
 from labelloop.engines.detect.recognise import recognise
 from labelloop.engines.onnx import OnnxModel
 from labelloop.learning.trainers.base import TrainerFailed, replace_file
-from labelloop.learning.trainers.families import Told
-from labelloop.learning.trainers.onnx_graph import OnnxGraph
-from labelloop.learning.trainers.suppression import Suppression
-from labelloop.learning.trainers.suppression_tail import put_on
+from labelloop.learning.trainers.finetune.families import Told
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph
+from labelloop.learning.trainers.finetune.suppression import Suppression
+from labelloop.learning.trainers.finetune.suppression_tail import put_on
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper
 
 from labelloop.core.errors import ModelError
 from labelloop.engines.onnx_file import scan
-from labelloop.learning.trainers.known_shapes import MEASURING, settle_shapes
-from labelloop.learning.trainers.onnx_graph import OnnxGraph, attributes, prune
+from labelloop.learning.trainers.finetune.known_shapes import MEASURING, settle_shapes
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph, attributes, prune
 
 BOXES, SCORES = "boxes_of_cells", "scores_of_cells"
 OPERATOR = "NonMaxSuppression"

@@ -136,7 +136,7 @@ def free_batch(graph: OnnxGraph) -> None:
     """Make the leading axis of inputs and outputs free, where the file fixed it to 1.
 
     A Reshape to [1, …] becomes one to [0, …], which in ONNX means "as it comes". Whether the file then answers several
-    pictures as it answers each is for the caller to check (`trainers/export`).
+    pictures as it answers each is for the caller to check (`export`).
     """
     for node in graph.nodes:
         shape = graph.constants.get(node.input[1]) if node.op_type == "Reshape" else None

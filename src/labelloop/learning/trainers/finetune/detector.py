@@ -17,19 +17,19 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
 from labelloop.engines.detect import DetectEngine
 from labelloop.engines.detect.prepare import Normaliser, Prepared
-from labelloop.learning.trainers.assign import Objects, assign
 from labelloop.learning.trainers.base import TrainerRefused, TrainRequest
-from labelloop.learning.trainers.class_layer import Rows
-from labelloop.learning.trainers.cut import Cut, find_cut, find_head
-from labelloop.learning.trainers.families import Answers, Family, LastLayers, Points, points_of
-from labelloop.learning.trainers.known_shapes import settle_shapes
-from labelloop.learning.trainers.losses import detection_loss
-from labelloop.learning.trainers.onnx_graph import OnnxGraph, free_batch, read_graph
-from labelloop.learning.trainers.onnx_torch import Agreement, OnnxModule, check, open_session
-from labelloop.learning.trainers.recipes import FAMILIES, located, why_not
-from labelloop.learning.trainers.rtmdet import points_in_cells
-from labelloop.learning.trainers.set_loss import set_loss
-from labelloop.learning.trainers.suppression import Suppression, take_off
+from labelloop.learning.trainers.finetune.assign import Objects, assign
+from labelloop.learning.trainers.finetune.class_layer import Rows
+from labelloop.learning.trainers.finetune.cut import Cut, find_cut, find_head
+from labelloop.learning.trainers.finetune.families import Answers, Family, LastLayers, Points, points_of
+from labelloop.learning.trainers.finetune.known_shapes import settle_shapes
+from labelloop.learning.trainers.finetune.losses import detection_loss
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph, free_batch, read_graph
+from labelloop.learning.trainers.finetune.onnx_torch import Agreement, OnnxModule, check, open_session
+from labelloop.learning.trainers.finetune.recipes import FAMILIES, located, why_not
+from labelloop.learning.trainers.finetune.rtmdet import points_in_cells
+from labelloop.learning.trainers.finetune.set_loss import set_loss
+from labelloop.learning.trainers.finetune.suppression import Suppression, take_off
 
 FRESH_LOGIT = 0.0
 """Where there is an objectness, the score of a class not yet learned starts at half of it, for all classes alike."""

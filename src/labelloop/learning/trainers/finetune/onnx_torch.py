@@ -1,6 +1,6 @@
 """A part of an ONNX graph as a torch module that can be trained, with the weights of the file.
 
-The weights keep their ONNX names, so that what was learned goes back into the same initializers (`trainers/export`).
+The weights keep their ONNX names, so that what was learned goes back into the same initializers (`export`).
 A converter that is wrong for one operator trains a wrong model without a word: `check` compares the module with ONNX
 Runtime on real inputs, and a trainer calls it before every run.
 """
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labelloop.core.errors import ModelError
-from labelloop.learning.trainers import onnx_decoder  # noqa: F401  (its operators are added to the table)
-from labelloop.learning.trainers.onnx_graph import OnnxGraph, attributes
-from labelloop.learning.trainers.onnx_ops import OPERATORS, Operator
+from labelloop.learning.trainers.finetune import onnx_decoder  # noqa: F401  (its operators are added to the table)
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph, attributes
+from labelloop.learning.trainers.finetune.onnx_ops import OPERATORS, Operator
 
 WEIGHTED = {
     "Conv": (1, 2),

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
-from labelloop.learning.trainers.detr import Detr, DetrRaw
-from labelloop.learning.trainers.families import Family, LastLayers, MMDeploy, NanoDet, UltralyticsV8, Yolox
-from labelloop.learning.trainers.onnx_graph import OnnxGraph
+from labelloop.learning.trainers.finetune.detr import Detr, DetrRaw
+from labelloop.learning.trainers.finetune.families import Family, LastLayers, MMDeploy, NanoDet, UltralyticsV8, Yolox
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph
 
 FAMILIES: dict[str, Family] = {
     name: family

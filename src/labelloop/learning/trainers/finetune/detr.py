@@ -22,9 +22,9 @@ from labelloop.core.cards import ModelCard
 from labelloop.core.errors import ModelError
 from labelloop.engines.detect.detr import BOXES, LOGITS
 from labelloop.engines.detect.head import Floats
-from labelloop.learning.trainers.class_layer import Rows
-from labelloop.learning.trainers.families import Answers, LastLayers, Points, Told
-from labelloop.learning.trainers.onnx_graph import OnnxGraph, attributes, prune
+from labelloop.learning.trainers.finetune.class_layer import Rows
+from labelloop.learning.trainers.finetune.families import Answers, LastLayers, Points, Told
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph, attributes, prune
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from labelloop.learning.trainers.assign import Objects, pair_giou, pair_iou
-from labelloop.learning.trainers.families import Answers, Points
+from labelloop.learning.trainers.finetune.assign import Objects, pair_giou, pair_iou
+from labelloop.learning.trainers.finetune.families import Answers, Points
 
 CLASS_COST, BOX_COST, GIOU_COST = 2.0, 5.0, 2.0
 BOX_WEIGHT, GIOU_WEIGHT = 5.0, 2.0

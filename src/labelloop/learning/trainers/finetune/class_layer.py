@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from labelloop.core.errors import ModelError
-from labelloop.learning.trainers.onnx_graph import OnnxGraph, attributes
+from labelloop.learning.trainers.finetune.onnx_graph import OnnxGraph, attributes
 
 SAME_PLACE = ("Sigmoid", "Identity", "Cast", "Relu", "Tanh", "Clip", "Silu", "HardSigmoid")
 FAR = 2**31 - 1

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from labelloop.learning.trainers.families import Answers, Points
+from labelloop.learning.trainers.finetune.families import Answers, Points
 
 TINY = 1e-9
 
