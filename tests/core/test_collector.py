@@ -33,6 +33,11 @@ CASES = {
         "collector.keep_short(); before = gc.get_freeze_count(); new = [[] for _ in range(1000)]; collector.has_grown()",
         "gc.get_freeze_count() >= before + 1000",
     ),
+    "nor is it without end": (
+        "collector.keep_short(); [collector.has_grown() for _ in range(collector.MOST_TIMES)]; "
+        "before = gc.get_freeze_count(); new = [[] for _ in range(1000)]; collector.has_grown()",
+        "gc.get_freeze_count() <= before",
+    ),
     "nothing where nobody asked": (
         "collector.has_grown()",
         "gc.get_freeze_count() == 0",

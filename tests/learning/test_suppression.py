@@ -95,6 +95,9 @@ def test_off_and_on_again_the_file_answers_as_before(make: Make, tmp_path: Path,
     assert found.most_cells == more.get("first")
     put_on(graph, found)
     export.save(graph, tmp_path / "again.onnx", labels=())
+    further = take_off(read_graph(tmp_path / "again.onnx", size_wh=(SIDE, SIDE)), cells=CELLS)
+    assert further is not None, "what was trained once is trained again"
+    assert further[:5] == found[:5]
     images = pictures(3)
     together = answers(tmp_path / "again.onnx", images)
     for place in range(3):

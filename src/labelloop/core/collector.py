@@ -13,7 +13,7 @@ from typing import Any
 
 LONGEST_S = 0.01
 MOST_TIMES = 20
-"""How often something is put aside unasked: cycles that are broken among it later are never found, so this must end."""
+"""How often something is put aside: cycles that are broken among it later are never found, so this must end."""
 
 
 class PutAside:
@@ -31,6 +31,11 @@ class PutAside:
         if phase == "start":
             self._began_s = time.thread_time()  # collections do not nest, and one is in one thread
         elif time.thread_time() - self._began_s > self._longest_s:
+            self.put_aside()
+
+    def put_aside(self) -> None:
+        """What is there now, as long as that may still be done."""
+        if self._left:
             self._left -= 1
             gc.freeze()
 
@@ -46,5 +51,6 @@ def keep_short() -> None:
 def has_grown() -> None:
     """Something large was imported a moment ago: put it aside before a collection looks at it. Does nothing where
     `keep_short` was not called."""
-    if any(isinstance(callback, PutAside) for callback in gc.callbacks):
-        gc.freeze()
+    for callback in gc.callbacks:
+        if isinstance(callback, PutAside):
+            callback.put_aside()

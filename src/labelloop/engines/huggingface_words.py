@@ -59,6 +59,8 @@ class _GroundingDino:
     al., Grounding DINO, https://arxiv.org/abs/2303.05499 (`PostProcessCocoGrounding` of their code)."""
 
     def __init__(self, processor: Any, model: Any, labels: tuple[str, ...]) -> None:
+        if not processor.tokenizer.is_fast:
+            raise ValueError("its tokenizer does not know where words stand: save a fast one (tokenizer.json)")
         self._processor, self._model = processor, model
         self._prompts = list(self._gathered(labels, most=model.config.max_text_len))
 

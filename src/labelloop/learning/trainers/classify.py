@@ -151,7 +151,7 @@ def _kind(request: TrainRequest, report: Report, name: str) -> Kind:
         model, spec = backbone.features_of(request.base, card), card.input
         report(Progress(step=0, message=f"features: {card.name} ({card.family or card.engine})"))
     onnx.save(model, request.out / name)
-    return Kind(name, spec, digest_of(model, spec))
+    return Kind(name, spec, digest_of(model, spec, device=request.device))
 
 
 def _learn(

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
+import onnxruntime
 
 from labelloop.core.cards import InputSpec
 from labelloop.core.pictures import Picture
@@ -68,10 +69,12 @@ class Embeddings:
         return f"{FORMAT}/{self._digest}/{picture}"
 
 
-def digest_of(model: onnx.ModelProto, spec: InputSpec) -> str:
-    """A name for what `model` computes of pictures prepared by `spec`. The same for the same graph in another file:
-    what was trained before holds the features that it was made of."""
+def digest_of(model: onnx.ModelProto, spec: InputSpec, *, device: str) -> str:
+    """A name for what `model` computes of pictures prepared by `spec` on such a device, by this ONNX Runtime: others
+    round otherwise. The same for the same graph in another file: what was trained before holds the features that it was
+    made of."""
     found = hashlib.sha256(msgspec.json.encode(spec, order="deterministic"))
+    found.update(f"{device.partition(':')[0]} {onnxruntime.__version__}".encode())
     for part in sorted(_parts(model)):
         found.update(part)
     return found.hexdigest()

@@ -185,7 +185,7 @@ def _rows(graph: OnnxGraph, node: onnx.NodeProto, logits: str, bias: str, classe
     bias = node.input[2] if len(node.input) > 2 else bias
     names, axes = ((weight, bias), (axis, 0)) if bias else ((weight,), (axis,))
     for name, place in zip(names, axes, strict=True):
-        if graph.constants[name].shape[place] != classes:
+        if graph.constants[name].shape[place : place + 1] != (classes,):
             raise ModelError(f"{name} has the shape {graph.constants[name].shape}, for {classes} classes.", hint=HINT)
     return Rows(logits, 0, classes, names, axes)
 

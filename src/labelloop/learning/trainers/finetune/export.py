@@ -160,6 +160,9 @@ def _missing(rows: Found, boxes: Floats, scores: Floats, suppression: Suppressio
     full = np.bincount(rows.classes, minlength=scores.shape[1])[classes] >= suppression.most_of_class
     lowest = rows.scores.min() if len(rows.scores) == suppression.most else 0.0
     wanted = best > max(suppression.least_score, lowest) + MOST_SCORE_APART
+    if suppression.most_cells is not None and suppression.most_cells < len(scores):
+        peaks = scores.max(axis=1)
+        wanted &= peaks[cells] > np.sort(peaks)[-suppression.most_cells] + MOST_SCORE_APART
     return float(best[wanted & ~full & ~((over | itself) & better).any(axis=1)].max(initial=0))
 
 

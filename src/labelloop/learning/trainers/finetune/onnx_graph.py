@@ -69,7 +69,7 @@ class OnnxGraph:
         seen = set(names)
         for node in self.nodes:  # ONNX keeps nodes in topological order
             if seen.intersection(uses(node)):
-                seen.update(node.output)
+                seen.update(name for name in node.output if name)
         return seen
 
     def between(self, inputs: Sequence[str], outputs: Sequence[str]) -> list[onnx.NodeProto]:
@@ -169,7 +169,8 @@ def prune(graph: OnnxGraph) -> None:
 def uses(node: onnx.NodeProto) -> list[str]:
     """The inputs of a node, and what the graphs inside it (the branches of an If) take from outside."""
     graphs = [one.g for one in node.attribute if one.type == onnx.AttributeProto.GRAPH]
-    return [*node.input, *(name for graph in graphs for inner in graph.node for name in uses(inner))]
+    inside = (name for graph in graphs for inner in graph.node for name in uses(inner))
+    return [name for name in (*node.input, *inside) if name]  # "" stands for one that is left out
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def _split(node: Operator) -> Run:
 @operator("Shape")
 def _shape(node: Operator) -> Run:
     start, end = node.get("start", 0), node.get("end", None)
-    return lambda x: torch.tensor(x.shape[start:end], device=x.device)
+    return lambda x: torch.tensor(x.shape[start:end], dtype=torch.int64, device=x.device)
 
 
 @operator("Slice")

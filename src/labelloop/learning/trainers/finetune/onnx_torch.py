@@ -138,13 +138,13 @@ def check(
     session = open_session(part)
     try:
         wanted = session.run(list(module.outputs), dict(samples))
-        with torch.no_grad():
-            got = module(*[_as_trained(samples[name]) for name in module.inputs])
     except Exception as error:  # ONNX Runtime's exception classes share no public base
         raise ModelError(
             f"This part of the model does not answer {len(next(iter(samples.values())))} pictures together: {error}",
             hint="Export it with a free batch, or train it with another trainer (command, openmmlab).",
         ) from error
+    with torch.no_grad():
+        got = module(*[_as_trained(samples[name]) for name in module.inputs])
     computed = [one.cpu().numpy() for one in got]
     if rank:
         computed, wanted = (_ordered(some, module.outputs.index(rank)) for some in (computed, wanted))
@@ -174,8 +174,14 @@ def open_session(model: onnx.ModelProto, *, threads: int = 1) -> ort.InferenceSe
 
 
 def _ordered(values: Sequence[NDArray[Any]], rank: int) -> list[NDArray[Any]]:
+    """Values of as many rows as the one that says the order; the others stay as they are."""
     order = values[rank].argsort(axis=1)
-    return [np.take_along_axis(one, order.reshape(*order.shape, *[1] * (one.ndim - 2)), axis=1) for one in values]
+    return [
+        np.take_along_axis(one, order.reshape(*order.shape, *[1] * (one.ndim - 2)), axis=1)
+        if one.shape[:2] == order.shape
+        else one
+        for one in values
+    ]
 
 
 def _as_trained(value: NDArray[np.float32]) -> Tensor:

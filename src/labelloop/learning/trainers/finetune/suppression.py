@@ -133,7 +133,7 @@ def _read(graph: OnnxGraph, node: onnx.NodeProto) -> Suppression:
         least_score=numbers[2],
         most_of_class=int(numbers[0]),
         most=next(iter(rows), None),
-        most_cells=next(iter(cells), None),
+        most_cells=next(reversed(cells), None),  # what we write has one of each cell's classes in front of it
         outputs=tuple(onnx.ValueInfoProto.FromString(one.SerializeToString()) for one in graph.model.graph.output),
     )
 
