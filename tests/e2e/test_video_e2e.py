@@ -153,7 +153,7 @@ LOAD = """async (address) => {
   return {duration, videoWidth, videoHeight};
 }"""
 
-LOOK = """async ([address, times]) => {
+LOOK = """async ([address, times, wanted]) => {
   const video = document.createElement('video');
   video.muted = true;
   video.src = URL.createObjectURL(await (await fetch(address)).blob());  // our small server knows no ranges
@@ -162,13 +162,19 @@ LOOK = """async ([address, times]) => {
   canvas.width = video.videoWidth; canvas.height = video.videoHeight;
   const pen = canvas.getContext('2d');
   const seen = [];
-  for (const time of times) {
+  for (const [at, time] of times.entries()) {
     await new Promise((done) => { video.onseeked = done; video.currentTime = time; });
-    pen.drawImage(video, 0, 0);
-    const row = [];
-    for (let bit = 0; bit < 8; bit++) row.push(pen.getImageData((2 * bit + 1) * canvas.width / 16, canvas.height / 4, 1, 1).data[0]);
+    let number = 0;
+    for (let tries = 0; tries < 250; tries++) {  // a busy machine has sought before it shows what it found
+      pen.drawImage(video, 0, 0);
+      const row = [];
+      for (let bit = 0; bit < 8; bit++) row.push(pen.getImageData((2 * bit + 1) * canvas.width / 16, canvas.height / 4, 1, 1).data[0]);
+      number = row.reduce((sum, value, bit) => sum + (value > 128 ? 1 << bit : 0), 0);
+      if (number === wanted[at]) break;
+      await new Promise((done) => setTimeout(done, 20));
+    }
     const red = Array.from(pen.getImageData(canvas.width / 4, canvas.height * 3 / 4, 1, 1).data.slice(0, 3));
-    seen.push({number: row.reduce((sum, value, bit) => sum + (value > 128 ? 1 << bit : 0), 0), red});
+    seen.push({number, red});
   }
   return seen;
 }"""
@@ -218,7 +224,7 @@ def test_a_browser_shows_the_frame_and_the_colours_that_were_written(
         for number in range(1, 91):
             writer.add(numbered(number))
     wanted = [1, 2, 26, 25, 89, 90, 3]
-    seen = evaluate(browser, site, LOOK, [f"{site}/film.mp4", [(number - 0.5) / 25 for number in wanted]])
+    seen = evaluate(browser, site, LOOK, [f"{site}/film.mp4", [(one - 0.5) / 25 for one in wanted], wanted])
     assert [one["number"] for one in seen] == wanted
     for one in seen:
         assert one["red"] == pytest.approx([200, 30, 30], abs=8)
